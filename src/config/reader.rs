@@ -1,0 +1,287 @@
+//! Walks a tree by tables of fields and reads the leaves; every problem is noted and the walk goes on.
+//!
+//! Must not know: which fields there are, how settings merge.
+
+use super::diagnostics::{At, Fault, Findings, quote};
+use super::suggest::did_you_mean;
+use super::tree::{Entry, LONGEST, Node, Value};
+use super::{expand, units};
+use std::fmt::Display;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Bytes up to which a scalar may be a number or a boolean.
+const LONGEST_NUMBER: usize = 64;
+
+/// A key of a mapping and how its value gets into a `T`.
+pub(super) struct Field<T: 'static> {
+    pub(super) key: &'static str,
+    pub(super) rule: Rule<T>,
+}
+
+/// What a field may hold, and where it goes.
+pub(super) enum Rule<T: 'static> {
+    Flag(fn(&mut T, bool)),
+    Count(RangeInclusive<u64>, fn(&mut T, u64)),
+    /// `None` is `auto`.
+    CountOrAuto(RangeInclusive<u64>, fn(&mut T, Option<NonZeroUsize>)),
+    Size(RangeInclusive<u64>, fn(&mut T, usize)),
+    /// From 1 ms to the limit.
+    Duration(Duration, fn(&mut T, Duration)),
+    /// The same, or 0.
+    DurationOrZero(Duration, fn(&mut T, Duration)),
+    /// Text with rules of its own.
+    Text(fn(&mut T, &str) -> Result<(), Fault>),
+    /// Whatever else: a mapping with a table of its own, a list.
+    Node(fn(&mut T, &Node, &mut Reader<'_>)),
+    /// Read by whoever walks the mapping.
+    Apart,
+    /// A key that has its place elsewhere, and where that is.
+    Elsewhere(&'static str),
+}
+
+/// What a message says the key is part of.
+#[derive(Clone, Copy)]
+pub(super) enum Scope<'a> {
+    Gateway,
+    Service(&'a str),
+    UpstreamOf(&'a str),
+}
+
+/// A scalar with its references expanded.
+pub(super) struct Text {
+    pub(super) value: String,
+    /// It may be a number, a boolean or null.
+    plain: bool,
+}
+
+pub(super) struct Reader<'a> {
+    pub(super) findings: &'a mut Findings,
+    pub(super) scope: Scope<'a>,
+    env: &'a dyn Fn(&str) -> Option<String>,
+    /// Keys from the scope to here.
+    path: Vec<&'static str>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(findings: &'a mut Findings, env: &'a dyn Fn(&str) -> Option<String>) -> Reader<'a> {
+        Reader { findings, scope: Scope::Gateway, env, path: Vec::new() }
+    }
+
+    pub(super) fn error(&mut self, node: &Node, fault: Fault) {
+        self.findings.error(node.at, fault);
+    }
+
+    /// Reads a mapping of settings into `target`; what is absent stays as it was. Nothing at all is an
+    /// empty mapping, so that commenting out the last line of one breaks nothing.
+    pub(super) fn mapping<T>(&mut self, node: &Node, table: &'static [Field<T>], target: &mut T) {
+        match &node.value {
+            Value::Mapping(entries) => entries.iter().for_each(|entry| self.entry(entry, table, target)),
+            _ if node.is_null() => {}
+            _ => {
+                let fault = Fault::new(format!("{} must be a mapping", self.key()));
+                self.error(node, fault.help(known(table)));
+            }
+        }
+    }
+
+    fn entry<T>(&mut self, entry: &Entry, table: &'static [Field<T>], target: &mut T) {
+        let Some(field) = table.iter().find(|field| field.key == &*entry.key) else {
+            let fault = Fault::new(format!("unknown key {} in {}", quote(&entry.key), self.here()));
+            let help = did_you_mean(&entry.key, keys(table)).unwrap_or_else(|| known(table));
+            return self.findings.error(entry.key_at, fault.help(help));
+        };
+        if let Rule::Elsewhere(place) = field.rule {
+            let fault = Fault::new(format!("{} has no place in {}", field.key, self.here()));
+            return self.findings.error(entry.key_at, fault.help(place));
+        }
+        self.path.push(field.key);
+        self.field(&field.rule, &entry.value, target);
+        self.path.pop();
+    }
+
+    /// `None` after an error: the target stays as it was.
+    fn field<T>(&mut self, rule: &Rule<T>, node: &Node, target: &mut T) -> Option<()> {
+        match rule {
+            Rule::Flag(set) => set(target, self.flag(node)?),
+            Rule::Count(range, set) => set(target, self.count(node, range)?),
+            Rule::CountOrAuto(range, set) => set(target, self.count_or_auto(node, range)?),
+            Rule::Size(range, set) => set(target, self.size(node, range)?),
+            Rule::Duration(most, set) => set(target, self.duration(node, *most, false)?),
+            Rule::DurationOrZero(most, set) => set(target, self.duration(node, *most, true)?),
+            Rule::Text(set) => {
+                let text = self.string(node)?;
+                set(target, &text).unwrap_or_else(|fault| self.error(node, fault));
+            }
+            Rule::Node(read) => read(target, node, self),
+            Rule::Apart | Rule::Elsewhere(_) => {}
+        }
+        Some(())
+    }
+
+    /// The key whose value is being read.
+    pub(super) fn key(&self) -> &'static str {
+        match (self.path.last(), self.scope) {
+            (Some(key), _) => key,
+            (None, Scope::Gateway) => "gateway",
+            (None, Scope::Service(_)) => "a service",
+            (None, Scope::UpstreamOf(_)) => "an upstream",
+        }
+    }
+
+    /// Where a key stands, from the inside out.
+    fn here(&self) -> String {
+        let path = self.path.join(".");
+        let of = if path.is_empty() { "" } else { " of " };
+        match self.scope {
+            Scope::Gateway if path.is_empty() => "gateway".to_owned(),
+            Scope::Gateway => format!("gateway.{path}"),
+            Scope::Service(name) => format!("{path}{of}service {}", quote(name)),
+            Scope::UpstreamOf(name) => format!("{path}{of}an upstream of service {}", quote(name)),
+        }
+    }
+
+    /// The text of a scalar that is not null, whatever kind of scalar it is.
+    pub(super) fn text(&mut self, node: &Node) -> Option<Text> {
+        let key = self.key();
+        let Value::Scalar(scalar) = &node.value else {
+            let kind = if matches!(node.value, Value::List(_)) { "a list" } else { "a mapping" };
+            self.error(node, Fault::new(format!("{key} must be a single value, not {kind}")));
+            return None;
+        };
+        if node.is_null() {
+            self.error(node, Fault::new(format!("{key} has no value")));
+            return None;
+        }
+        match expand::expand(&scalar.text, LONGEST, self.env) {
+            Ok(value) if value.len() > LONGEST => {
+                self.error(node, Fault::new(format!("{key} expands to more than {LONGEST} bytes")));
+                None
+            }
+            // Inside of braces a reference has to be quoted, so the quotes say nothing about the value.
+            Ok(value) => {
+                let plain = scalar.plain || value != scalar.text;
+                Some(Text { value, plain })
+            }
+            Err(misuse) => {
+                let inside =
+                    |inset| At { column: node.at.column + inset + misuse.offset, width: misuse.width, ..node.at };
+                self.findings.error(scalar.inset.map_or(node.at, inside), misuse.fault);
+                None
+            }
+        }
+    }
+
+    /// The leaf as YAML 1.2 reads it: a boolean, a number, or else text.
+    fn leaf(&mut self, node: &Node) -> Option<(serde_yaml::Value, Text)> {
+        let text = self.text(node)?;
+        let short = text.plain && text.value.len() <= LONGEST_NUMBER;
+        let read = if short { serde_yaml::from_str(&text.value).ok() } else { None };
+        let leaf = read.filter(|value: &serde_yaml::Value| value.is_bool() || value.is_number());
+        Some((leaf.unwrap_or_else(|| text.value.as_str().into()), text))
+    }
+
+    fn string(&mut self, node: &Node) -> Option<String> {
+        let (value, text) = self.leaf(node)?;
+        if value.is_string() {
+            return Some(text.value);
+        }
+        let fault = Fault::new(format!("{} must be text, not {}", self.key(), quote(&text.value)));
+        self.error(node, fault);
+        None
+    }
+
+    fn flag(&mut self, node: &Node) -> Option<bool> {
+        let (value, text) = self.leaf(node)?;
+        if value.is_bool() {
+            return value.as_bool();
+        }
+        let fault = Fault::new(format!("{} must be true or false, not {}", self.key(), quote(&text.value)));
+        let help = match text.value.to_ascii_lowercase().as_str() {
+            "yes" | "on" | "true" | "1" => Some("write true"),
+            "no" | "off" | "false" | "0" => Some("write false"),
+            _ => None,
+        };
+        self.error(node, help.into_iter().fold(fault, Fault::help));
+        None
+    }
+
+    fn count(&mut self, node: &Node, range: &RangeInclusive<u64>) -> Option<u64> {
+        let leaf = self.leaf(node)?;
+        self.number(node, leaf, range, "a whole number")
+    }
+
+    fn count_or_auto(&mut self, node: &Node, range: &RangeInclusive<u64>) -> Option<Option<NonZeroUsize>> {
+        let leaf = self.leaf(node)?;
+        if leaf.0 == "auto" {
+            return Some(None);
+        }
+        let number = self.number(node, leaf, range, "auto or a whole number")?;
+        usize::try_from(number).ok().map(NonZeroUsize::new)
+    }
+
+    fn number(
+        &mut self,
+        node: &Node,
+        (value, text): (serde_yaml::Value, Text),
+        range: &RangeInclusive<u64>,
+        wanted: &str,
+    ) -> Option<u64> {
+        if let Some(number) = value.as_u64().filter(|number| range.contains(number)) {
+            return Some(number);
+        }
+        // What fits into no integer, YAML reads as a fraction.
+        let digits = text.plain && !text.value.is_empty() && text.value.bytes().all(|b| b.is_ascii_digit());
+        let whole = digits || value.as_u64().is_some() || value.as_i64().is_some();
+        let fault = if whole {
+            out_of_range(self.key(), &text.value, range.start(), range.end())
+        } else {
+            Fault::new(format!("{} must be {wanted}, not {}", self.key(), quote(&text.value)))
+        };
+        let quoted = !text.plain && text.value.parse::<u64>().is_ok();
+        self.error(node, if quoted { fault.help("remove the quotes") } else { fault });
+        None
+    }
+
+    fn size(&mut self, node: &Node, range: &RangeInclusive<u64>) -> Option<usize> {
+        let text = self.text(node)?;
+        let fault = match units::size(self.key(), &text.value) {
+            Ok(bytes) if range.contains(&bytes) => return usize::try_from(bytes).ok(),
+            Ok(_) => {
+                let (least, most) = (units::show_size(*range.start()), units::show_size(*range.end()));
+                out_of_range(self.key(), &text.value, least, most)
+            }
+            Err(fault) => fault,
+        };
+        self.error(node, fault);
+        None
+    }
+
+    fn duration(&mut self, node: &Node, most: Duration, zero: bool) -> Option<Duration> {
+        let text = self.text(node)?;
+        let fault = match units::duration(self.key(), &text.value) {
+            Ok(value) if zero && value.is_zero() => return Some(value),
+            Ok(value) if (Duration::from_millis(1)..=most).contains(&value) => return Some(value),
+            Ok(_) => {
+                let least = if zero { "0 or from 1ms" } else { "1ms" };
+                out_of_range(self.key(), &text.value, least, units::show_duration(most))
+            }
+            Err(fault) => fault,
+        };
+        self.error(node, fault);
+        None
+    }
+}
+
+fn out_of_range(key: &str, value: &str, least: impl Display, most: impl Display) -> Fault {
+    Fault::new(format!("{key} must be from {least} to {most}, not {}", quote(value)))
+}
+
+fn keys<T>(table: &'static [Field<T>]) -> impl Iterator<Item = &'static str> {
+    table.iter().filter(|field| !matches!(field.rule, Rule::Elsewhere(_))).map(|field| field.key)
+}
+
+fn known<T>(table: &'static [Field<T>]) -> String {
+    format!("the keys are {}", keys(table).collect::<Vec<_>>().join(", "))
+}

@@ -1,0 +1,733 @@
+//! The room as a whole: what a file says lands in the model, and every mistake is shown where it is.
+
+use super::model::*;
+use super::*;
+use crate::policy::class::{Class, FailureOn};
+use proptest::prelude::*;
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+fn env(name: &str) -> Option<String> {
+    match name {
+        "HOST" => Some("a.example".to_owned()),
+        "FIVE" => Some("5".to_owned()),
+        "AUTO" => Some("auto".to_owned()),
+        "LONG" => Some("x".repeat(3000)),
+        _ => None,
+    }
+}
+
+fn read(text: &str) -> Result<Loaded, Problems> {
+    parse("c.yaml", text, &env)
+}
+
+#[track_caller]
+fn good(text: &str) -> Config {
+    match read(text) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => panic!("{problems}"),
+    }
+}
+
+/// Every error as `line:column message`.
+#[track_caller]
+fn bad(text: &str) -> Vec<String> {
+    let problems = read(text).expect_err("was accepted").0;
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+    errors.map(|error| format!("{}:{} {}", error.line, error.column, error.message)).collect()
+}
+
+fn service(settings: &str) -> String {
+    format!("s:\n  upstreams: [http://a]\n  {settings}\n")
+}
+
+fn first_upstream(settings: &str) -> Upstream {
+    good(&service(settings)).services.remove(0).upstreams.remove(0)
+}
+
+/// A gateway's settings, each on a line of its own from line 2, column 3.
+fn gateway(settings: &str) -> Gateway {
+    good(&format!("gateway:\n  {settings}\n")).gateway
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn the_short_form_is_complete() {
+    let loaded = read("user-service:\n  - http://localhost:9001\n  - http://localhost:9002\n").unwrap();
+    assert_eq!(loaded.warnings, []);
+    assert_eq!(loaded.config.gateway, Gateway::default());
+    let [service] = loaded.config.services.as_slice() else { panic!() };
+    assert_eq!((service.name.as_str(), service.retry_attempts, service.total_timeout), ("user-service", 1, None));
+    let ports: Vec<u16> = service.upstreams.iter().map(|upstream| upstream.url.port).collect();
+    assert_eq!(ports, [9001, 9002]);
+    let upstream = &service.upstreams[0];
+    assert_eq!((&upstream.breaker, upstream.timeouts), (&CircuitBreaker::default(), Timeouts::default()));
+    assert_eq!((upstream.pool, &upstream.host), (Pool::default(), &HostHeader::Upstream));
+}
+
+#[test]
+fn services_keep_the_order_of_the_file() {
+    let names = |text| good(text).services.into_iter().map(|s| s.name).collect::<Vec<_>>();
+    assert_eq!(names("b: []\ngateway: {}\na: []\nx-z: {y: 1}\n1: []\n"), ["b", "a", "1"]);
+    assert_eq!(names("{}"), [] as [&str; 0]);
+}
+
+#[test]
+fn a_list_is_a_service_whatever_its_name() {
+    let config = good("gateway: [http://a]\nx-y: [http://b]\nlisten: [http://c]\nservices: [http://d]\n");
+    assert_eq!(config.services.len(), 4);
+    assert_eq!(config.gateway, Gateway::default());
+}
+
+#[test]
+fn keys_that_begin_with_x_are_ignored() {
+    let config =
+        good("x-a: &a {cooldown: 1s}\nx-b: ${NOT_SET}\nx-c:\ns: {upstreams: [http://a], circuit_breaker: *a}\n");
+    assert_eq!(config.services[0].upstreams[0].breaker.cooldown, SECOND);
+    assert_eq!(bad("x-codes: &codes [500]"), ["1:18 upstream \"500\" has no scheme"]);
+}
+
+#[test]
+fn an_upstream_is_text_or_a_mapping() {
+    let config = good("s: [http://a, {url: http://b}]\nt: {upstreams: [http://c]}\n");
+    assert_eq!(config.services[0].upstreams[1].url.host, "b");
+    assert_eq!(config.services[1].upstreams[0].url.host, "c");
+    assert_eq!(
+        bad("s: [5, [http://a], {pool: {}}, ~]"),
+        [
+            "1:5 upstream \"5\" has no scheme",
+            "1:8 an upstream must be a single value, not a list",
+            "1:20 an upstream needs a url",
+            "1:32 an upstream has no value",
+        ]
+    );
+}
+
+#[test]
+fn circuit_breakers() {
+    let on = |set: &str| first_upstream(&format!("circuit_breaker: {{failure_on: {set}}}")).breaker.failure_on;
+    assert_eq!(first_upstream("circuit_breaker: {failure_threshold: 3}").breaker.failure_threshold, 3);
+    assert_eq!(first_upstream("circuit_breaker: {cooldown: 20s}").breaker.cooldown, 20 * SECOND);
+    assert_eq!(first_upstream("circuit_breaker:").breaker, CircuitBreaker::default());
+    let mut set = FailureOn::none();
+    [Class::Connect, Class::Status].into_iter().for_each(|class| set.add_class(class));
+    assert_eq!(on("[connect, 5xx]"), set);
+    assert_eq!(on("[]"), FailureOn::none());
+    let codes = on("[503, 400-402, '429']");
+    assert!([503, 400, 401, 402, 429].into_iter().all(|code| codes.counts_status(code)));
+    assert!(!codes.counts_status(403) && !codes.counts_status(500) && !codes.counts_class(Class::Status));
+    assert!(on("[500-599]").counts_status(501));
+
+    for (text, problem) in [
+        ("{failure_threshold: 0}", "3:40 failure_threshold must be from 1 to 1000000, not \"0\""),
+        ("{failure_threshold: -1}", "3:40 failure_threshold must be from 1 to 1000000, not \"-1\""),
+        ("{failure_threshold: '5'}", "3:40 failure_threshold must be a whole number, not \"5\""),
+        ("{failure_threshold: 1.5}", "3:40 failure_threshold must be a whole number, not \"1.5\""),
+        (
+            "{failure_threshold: 99999999999999999999999}",
+            "3:40 failure_threshold must be from 1 to 1000000, not \"99999999999999999999999\"",
+        ),
+        ("{failure_threshold: five}", "3:40 failure_threshold must be a whole number, not \"five\""),
+        ("{failure_threshold: [5]}", "3:40 failure_threshold must be a single value, not a list"),
+        ("{failure_threshold: }", "3:38 failure_threshold has no value"),
+        ("{cooldown: 20}", "3:31 cooldown needs a unit: write \"20ms\" or \"20s\""),
+        ("{cooldown: 0}", "3:31 cooldown must be from 1ms to 720h, not \"0\""),
+        ("{cooldown: 0.5ms}", "3:31 cooldown must be from 1ms to 720h, not \"0.5ms\""),
+        ("{cooldown: 721h}", "3:31 cooldown must be from 1ms to 720h, not \"721h\""),
+        ("{failure_on: connect}", "3:33 failure_on must be a list"),
+        ("{failure_on: [conect]}", "3:34 failure_on has an unknown entry \"conect\""),
+        ("{failure_on: [600]}", "3:34 failure_on has an unknown entry \"600\""),
+        ("{failure_on: [502-500]}", "3:34 failure_on has a range from 502 down to 500"),
+        ("{failure_on: [[503]]}", "3:34 failure_on must be a single value, not a list"),
+        ("[cooldown]", "3:20 circuit_breaker must be a mapping"),
+        ("{backoff: 2}", "3:21 unknown key \"backoff\" in circuit_breaker of service \"s\""),
+    ] {
+        assert_eq!(bad(&service(&format!("circuit_breaker: {text}"))), [problem]);
+    }
+}
+
+#[test]
+fn retries() {
+    let attempts = |n: &str| good(&service(&format!("retries: {{attempts: {n}}}"))).services[0].retry_attempts;
+    assert_eq!((attempts("0"), attempts("15"), attempts("0xF")), (0, 15, 15));
+    assert_eq!(bad(&service("retries: {attempts: 16}")), ["3:23 attempts must be from 0 to 15, not \"16\""]);
+    assert_eq!(bad(&service("retries: {on: [connect]}")), ["3:13 unknown key \"on\" in retries of service \"s\""]);
+    assert_eq!(
+        bad("s: [{url: http://a, retries: {attempts: 1}}]"),
+        ["1:21 retries has no place in an upstream of service \"s\""]
+    );
+}
+
+#[test]
+fn timeouts() {
+    let upstream = first_upstream("timeouts: {connect: 500ms, response: 10s, idle: 1m30s, stream: 720h, total: 1h}");
+    let expected =
+        Timeouts { connect: SECOND / 2, response: 10 * SECOND, idle: 90 * SECOND, stream: 2_592_000 * SECOND };
+    assert_eq!(upstream.timeouts, expected);
+    let total = |value: &str| good(&service(&format!("timeouts: {{total: {value}}}"))).services[0].total_timeout;
+    assert_eq!((total("5s"), total("0"), total("0s")), (Some(5 * SECOND), None, None));
+    for (text, problem) in [
+        ("connect: 0", "3:23 connect must be from 1ms to 24h, not \"0\""),
+        ("response: 500", "3:24 response needs a unit: write \"500ms\" or \"500s\""),
+        ("idle: 25h", "3:20 idle must be from 1ms to 24h, not \"25h\""),
+        ("stream: 721h", "3:22 stream must be from 1ms to 720h, not \"721h\""),
+        ("total: 0.1ms", "3:21 total must be from 0 or from 1ms to 24h, not \"0.1ms\""),
+        ("total: soon", "3:21 total is not a duration: \"soon\""),
+        ("total: ", "3:19 total has no value"),
+        ("totl: 1s", "3:14 unknown key \"totl\" in timeouts of service \"s\""),
+    ] {
+        assert_eq!(bad(&service(&format!("timeouts: {{{text}}}"))), [problem]);
+    }
+    assert_eq!(
+        bad("s: [{url: http://a, timeouts: {total: 1s}}]"),
+        ["1:32 total has no place in timeouts of an upstream of service \"s\""]
+    );
+}
+
+#[test]
+fn pools() {
+    assert_eq!(first_upstream("pool: {idle: 0, max_idle: 0}").pool, Pool { idle: Duration::ZERO, max_idle: 0 });
+    assert_eq!(first_upstream("pool: {idle: 9s, max_idle: 7}").pool, Pool { idle: 9 * SECOND, max_idle: 7 });
+    assert_eq!(bad(&service("pool: {idle: 4}")), ["3:16 idle needs a unit: write \"4ms\" or \"4s\""]);
+    assert_eq!(bad(&service("pool: {max_idle: many}")), ["3:20 max_idle must be a whole number, not \"many\""]);
+}
+
+#[test]
+fn host_headers() {
+    let host = |value: &str| first_upstream(&format!("headers: {{host: {value}}}")).host;
+    assert_eq!((host("upstream"), host("client")), (HostHeader::Upstream, HostHeader::Client));
+    assert_eq!(host("no"), HostHeader::Literal("no".to_owned()), "not a boolean in YAML 1.2");
+    for literal in ["a.example", "A:8080", "[::1]:80", "10.0.0.1"] {
+        assert_eq!(host(&format!("'{literal}'")), HostHeader::Literal(literal.to_owned()));
+    }
+    for (value, problem) in [
+        ("'a b'", "3:19 \"a b\" is not a host name"),
+        ("Client", "3:19 host \"Client\" is misspelt"),
+        ("a:0", "3:19 port 0 cannot be connected to"),
+        ("'a/b'", "3:19 \"a/b\" is not a host name"),
+        ("\"a\\r\\nb\"", "3:19 \"a\u{fffd}\u{fffd}b\" is not a host name"),
+        ("true", "3:19 host must be text, not \"true\""),
+    ] {
+        assert_eq!(bad(&service(&format!("headers: {{host: {value}}}"))), [problem]);
+    }
+    assert_eq!(bad(&service("headers: {request: {}}")), ["3:13 unknown key \"request\" in headers of service \"s\""]);
+}
+
+#[test]
+fn gateway_listen() {
+    let addresses =
+        |text: &str| gateway(&format!("listen: {text}")).listen.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(addresses("0.0.0.0:80"), ["0.0.0.0:80"]);
+    assert_eq!(addresses(":8000"), ["0.0.0.0:8000"]);
+    assert_eq!(addresses("[localhost:1, '[::1]:1']"), ["127.0.0.1:1", "[::1]:1"]);
+    for (text, problem) in [
+        ("8000", "2:11 \"8000\" is a port without an address"),
+        ("[]", "2:11 listen must have from 1 to 64 addresses"),
+        ("", "2:9 listen has no value"),
+        ("{a: b}", "2:11 listen must be a single value, not a mapping"),
+        ("[localhost:1, 127.0.0.1:1]", "2:25 listen has 127.0.0.1:1 twice"),
+        ("[a:1]", "2:12 \"a:1\" is not an address to listen on"),
+    ] {
+        assert_eq!(bad(&format!("gateway:\n  listen: {text}\n")), [problem]);
+    }
+}
+
+#[test]
+fn gateway_workers_and_clients() {
+    assert_eq!(gateway("workers: auto").workers, None);
+    assert_eq!(gateway("workers: 512").workers, NonZeroUsize::new(512));
+    assert_eq!(gateway("workers: ${AUTO}").workers, None);
+    let client = gateway("client: {header_timeout: 1s, body_idle: 2s, keep_alive: 3s, half_close: true}").client;
+    let expected = Client { header_timeout: SECOND, body_idle: 2 * SECOND, keep_alive: 3 * SECOND, half_close: true };
+    assert_eq!(client, expected);
+    for (text, problem) in [
+        ("workers: 0", "2:12 workers must be from 1 to 512, not \"0\""),
+        ("workers: 513", "2:12 workers must be from 1 to 512, not \"513\""),
+        ("workers: many", "2:12 workers must be auto or a whole number, not \"many\""),
+        ("client: {half_close: yes}", "2:24 half_close must be true or false, not \"yes\""),
+        ("client: {half_close: 'true'}", "2:24 half_close must be true or false, not \"true\""),
+        ("client: {header_timeout: 10}", "2:28 header_timeout needs a unit: write \"10ms\" or \"10s\""),
+        ("client: {body_idle: 0s}", "2:23 body_idle must be from 1ms to 24h, not \"0s\""),
+        ("client: {keep_alive: x}", "2:24 keep_alive is not a duration: \"x\""),
+        ("client: {min_rate: 1}", "2:12 unknown key \"min_rate\" in gateway.client"),
+    ] {
+        assert_eq!(bad(&format!("gateway:\n  {text}\n")), [problem]);
+    }
+}
+
+#[test]
+fn gateway_limits() {
+    let limits =
+        gateway("limits: {connections: 9, header_bytes: 1KiB, headers: 256, request_line: 64B, buffer: 16MiB}").limits;
+    let expected = Limits {
+        connections: NonZeroUsize::new(9),
+        header_bytes: 1024,
+        headers: 256,
+        request_line: 64,
+        buffer: 16 << 20,
+    };
+    assert_eq!(limits, expected);
+    assert_eq!(gateway("limits: {connections: auto}").limits, Limits::default());
+    for (text, problem) in [
+        ("connections: 0", "2:25 connections must be from 1 to 10000000, not \"0\""),
+        ("header_bytes: 1023B", "2:26 header_bytes must be from 1KiB to 1MiB, not \"1023B\""),
+        ("header_bytes: 8k", "2:26 header_bytes has an unknown unit \"k\""),
+        ("headers: 257", "2:21 headers must be from 1 to 256, not \"257\""),
+        ("request_line: 8192", "2:26 request_line needs a unit: write \"8KiB\""),
+        ("buffer: 8KiB", "2:20 buffer must be from 16KiB to 16MiB, not \"8KiB\""),
+        ("buffer: 32KiB", "2:20 buffer (32KiB) is smaller than header_bytes (32KiB) and request_line (8KiB) together"),
+        (
+            "header_bytes: 1MiB",
+            "2:26 buffer (64KiB) is smaller than header_bytes (1MiB) and request_line (8KiB) together",
+        ),
+        ("body: 1MiB", "2:12 unknown key \"body\" in gateway.limits"),
+    ] {
+        assert_eq!(bad(&format!("gateway:\n  limits: {{{text}}}\n")), [problem]);
+    }
+}
+
+#[test]
+fn gateway_drain_and_log() {
+    assert_eq!(gateway("drain: {timeout: 5s}").drain_timeout, 5 * SECOND);
+    for (word, level) in
+        [("off", log::LevelFilter::Off), ("warn", log::LevelFilter::Warn), ("trace", log::LevelFilter::Trace)]
+    {
+        assert_eq!(gateway(&format!("log: {{level: {word}}}")).log_level, level);
+    }
+    for (text, problem) in [
+        ("drain: {timeout: 5}", "2:20 timeout needs a unit: write \"5ms\" or \"5s\""),
+        ("drain: {lame_duck: 5s}", "2:11 unknown key \"lame_duck\" in gateway.drain"),
+        ("log: {level: warning}", "2:16 level \"warning\" is none of off, error, warn, info, debug, trace"),
+        ("log: {access: off}", "2:9 unknown key \"access\" in gateway.log"),
+        ("admin: {}", "2:3 unknown key \"admin\" in gateway"),
+        ("upstreams: []", "2:3 upstreams has no place in gateway"),
+        ("defaults: {upstreams: []}", "2:14 upstreams has no place in gateway.defaults"),
+        ("defaults: {timeouts: {conect: 1s}}", "2:25 unknown key \"conect\" in gateway.defaults.timeouts"),
+    ] {
+        assert_eq!(bad(&format!("gateway:\n  {text}\n")), [problem]);
+    }
+    assert_eq!(bad("gateway: 5"), ["1:10 gateway must be a mapping"]);
+    assert_eq!(good("gateway:\n").gateway, Gateway::default());
+}
+
+#[test]
+fn settings_merge_from_the_outside_in() {
+    let config = good(
+        "s:
+  upstreams:
+    - http://a
+    - {url: http://b, timeouts: {response: 4s}, circuit_breaker: {failure_on: [tls]}}
+  timeouts: {response: 3s, total: 9s}
+  retries: {attempts: 3}
+t: [http://a]
+gateway:
+  defaults:
+    timeouts: {connect: 1s, response: 2s, total: 8s}
+    circuit_breaker: {failure_threshold: 7, failure_on: [connect, closed]}
+    retries: {attempts: 2}
+    pool: {max_idle: 1}
+    headers: {host: client}
+",
+    );
+    let [s, t] = config.services.as_slice() else { panic!() };
+    assert_eq!((s.retry_attempts, s.total_timeout), (3, Some(9 * SECOND)));
+    assert_eq!((t.retry_attempts, t.total_timeout), (2, Some(8 * SECOND)));
+    let all = || s.upstreams.iter().chain(&t.upstreams);
+    assert_eq!(all().map(|u| u.timeouts.response.as_secs()).collect::<Vec<_>>(), [3, 4, 2]);
+    assert!(all().all(|u| u.timeouts.connect == SECOND && u.timeouts.idle == 60 * SECOND));
+    assert!(all().all(|u| u.pool == Pool { max_idle: 1, ..Pool::default() } && u.host == HostHeader::Client));
+    assert!(all().all(|u| u.breaker.failure_threshold == 7));
+    let sets: Vec<bool> = all().map(|u| u.breaker.failure_on.counts_class(Class::Closed)).collect();
+    assert_eq!(sets, [true, false, true], "lists replace");
+}
+
+#[test]
+fn zero_switches_an_inherited_total_off() {
+    let config =
+        good("gateway: {defaults: {timeouts: {total: 5s}}}\ns: {upstreams: [http://a], timeouts: {total: 0}}\n");
+    assert_eq!(config.services[0].total_timeout, None);
+}
+
+#[test]
+fn one_url_cannot_have_two_settings() {
+    assert_eq!(good("s: [http://a, http://A:80/, {url: http://a, pool: {}}]").services[0].upstreams.len(), 3);
+    assert_eq!(
+        bad("s:\n  - http://a\n  - http://b\n  - {url: http://a, pool: {idle: 1s}}\n"),
+        ["4:5 \"http://a\" is listed twice with different settings"]
+    );
+    good("s: [http://a]\nt: [{url: http://a, pool: {idle: 1s}}]\n");
+}
+
+#[test]
+fn names_of_services() {
+    for name in ["a", "A-b_c.9", "...", "-", "on", "no", "22"] {
+        good(&format!("{name}: []"));
+    }
+    for name in ["a/b", "'a b'", "ä", "''", "'.'", "'..'", "a%20b", "$A"] {
+        let problems = bad(&format!("{name}: []"));
+        assert!(problems[0].starts_with("1:1 ") && problems[0].ends_with("is not a service name"), "{problems:?}");
+    }
+}
+
+#[test]
+fn references_in_values() {
+    let config = good(
+        "s: ['http://${HOST}:${PORT:-9001}/$$x', {url: \"http://b\", circuit_breaker: {failure_threshold: \"${FIVE}\"}}]",
+    );
+    assert_eq!(config.services[0].upstreams[0].url.text, "http://a.example:9001/$x");
+    assert_eq!(bad("s:\n  - http://x:${PORT}\n"), ["2:14 environment variable \"PORT\" is not set"]);
+    assert_eq!(bad("s: [\"http://${x\"]"), ["1:13 \"${\" without its \"}\""]);
+    assert_eq!(bad("s: [\"\\x41${x\"]"), ["1:5 \"${\" without its \"}\""], "with escapes only the value has a place");
+    assert_eq!(bad("s: [\"${LONG}${LONG}\"]"), ["1:5 an upstream expands to more than 4096 bytes"]);
+    assert_eq!(bad("${HOST}: []"), ["1:1 \"${HOST}\" is not a service name"]);
+    assert_eq!(
+        bad("s: {upstreams: [http://a], pool: {max_idle: \"${HOST}\"}}"),
+        ["1:45 max_idle must be a whole number, not \"a.example\""]
+    );
+}
+
+#[test]
+fn what_warns_is_still_a_configuration() {
+    for (text, warning) in [
+        ("", "c.yaml: warning: no services: every request will be answered 404"),
+        ("\u{feff}# nothing\n", "c.yaml: warning: no services: every request will be answered 404"),
+        ("gateway: {}\n", "c.yaml: warning: no services: every request will be answered 404"),
+        ("s: []\n", "c.yaml:1:4: warning: service \"s\" has no upstreams: it answers 503\n    1 | s: []\n      |    ^"),
+        (
+            "s: {upstreams: []}\n",
+            "c.yaml:1:16: warning: service \"s\" has no upstreams: it answers 503\n    1 | s: {upstreams: []}\n      |                ^",
+        ),
+    ] {
+        let warnings = read(text).unwrap().warnings;
+        assert_eq!(warnings.iter().map(ToString::to_string).collect::<Vec<_>>(), [warning]);
+    }
+}
+
+#[test]
+fn every_problem_is_reported_in_one_run() {
+    let problems = bad("s:
+  - http://a:0
+  - https://b
+t:
+  upstreams: [c]
+  timeouts: {connect: 5, idle: '${NONE}'}
+  timeout: 1s
+u: []
+t: []
+gateway:
+  listen: nowhere
+  limits: {headers: 0}
+  defaults: {retries: {attempts: 99}}
+");
+    assert_eq!(
+        problems,
+        [
+            "2:5 port 0 cannot be connected to",
+            "3:5 https is not supported yet",
+            "5:15 upstream \"c\" has no scheme",
+            "6:23 connect needs a unit: write \"5ms\" or \"5s\"",
+            "6:33 environment variable \"NONE\" is not set",
+            "7:3 unknown key \"timeout\" in service \"t\"",
+            "9:1 duplicate key \"t\": it stands on line 4 already",
+            "11:11 \"nowhere\" is not an address to listen on",
+            "12:21 headers must be from 1 to 256, not \"0\"",
+            "13:34 attempts must be from 0 to 15, not \"99\"",
+        ]
+    );
+}
+
+#[test]
+fn exact_text() {
+    for (text, expected) in EXACT {
+        assert_eq!(read(text).expect_err("was accepted").to_string(), *expected);
+    }
+}
+
+/// Files and the whole of what is said about them.
+#[rustfmt::skip]
+const EXACT: &[(&str, &str)] = &[
+    ("payments:\n  upstreams: [http://a]\n  circuit_breaker: {colldown: 20s}\n", r#"c.yaml:3:21: error: unknown key "colldown" in circuit_breaker of service "payments"
+    3 |   circuit_breaker: {colldown: 20s}
+      |                     ^^^^^^^^ did you mean "cooldown"?"#),
+    ("s:\n  - localhost:9001\n", r#"c.yaml:2:5: error: upstream "localhost:9001" has no scheme
+    2 |   - localhost:9001
+      |     ^^^^^^^^^^^^^^ write "http://localhost:9001""#),
+    ("s: [{url: http://a, retries: {attempts: 1}}]\n", r#"c.yaml:1:21: error: retries has no place in an upstream of service "s"
+    1 | s: [{url: http://a, retries: {attempts: 1}}]
+      |                     ^^^^^^^ it belongs to the service, beside upstreams"#),
+    ("services:\n  a: [http://a]\n", r#"c.yaml:1:1: error: service "services" has no upstreams
+    1 | services:
+      | ^^^^^^^^ services stand at the top level: move them out of "services""#),
+    ("listen: 0.0.0.0:80\n", r#"c.yaml:1:9: error: service "listen" must be a list of URLs or a mapping with upstreams
+    1 | listen: 0.0.0.0:80
+      |         ^^^^^^^^^^ listen belongs in gateway"#),
+    ("limits:\n  buffer: 1MiB\n", r#"c.yaml:1:1: error: service "limits" has no upstreams
+    1 | limits:
+      | ^^^^^^ limits belongs in gateway"#),
+    ("user-service: http://localhost:9001\n", r#"c.yaml:1:15: error: service "user-service" must be a list of URLs or a mapping with upstreams
+    1 | user-service: http://localhost:9001
+      |               ^^^^^^^^^^^^^^^^^^^^^ write it as ["http://localhost:9001"]"#),
+    ("s:\n", r#"c.yaml:1:2: error: service "s" must be a list of URLs or a mapping with upstreams
+    1 | s:
+      |  ^ without upstreams it is written []"#),
+    ("gatewy: {listen: 0.0.0.0:80}\n", r#"c.yaml:1:1: error: service "gatewy" has no upstreams
+    1 | gatewy: {listen: 0.0.0.0:80}
+      | ^^^^^^ did you mean "gateway"?"#),
+    ("s: []\ngateway:\n  limits: {buffer: 16KiB}\n", r#"c.yaml:1:4: warning: service "s" has no upstreams: it answers 503
+    1 | s: []
+      |    ^
+c.yaml:3:20: error: buffer (16KiB) is smaller than header_bytes (32KiB) and request_line (8KiB) together
+    3 |   limits: {buffer: 16KiB}
+      |                    ^^^^^ raise buffer to at least 40KiB"#),
+    ("s: []\ngateway: {log: {level: wran}}\n", r#"c.yaml:1:4: warning: service "s" has no upstreams: it answers 503
+    1 | s: []
+      |    ^
+c.yaml:2:24: error: level "wran" is none of off, error, warn, info, debug, trace
+    2 | gateway: {log: {level: wran}}
+      |                        ^^^^ did you mean "warn"?"#),
+    ("a: [http://a]\nb: [http://b]\na: [http://c]\n", r#"c.yaml:3:1: error: duplicate key "a": it stands on line 1 already
+    3 | a: [http://c]
+      | ^"#),
+    ("s: [http://a]\n\tt: 1\n", r#"c.yaml:2:2: error: invalid YAML: while parsing a block mapping, did not find expected key
+    2 |  t: 1
+      |  ^"#),
+    ("s: {upstreams: [http://a], timeouts: {connect: ${T}}}\n", r#"c.yaml:1:49: error: invalid YAML: while parsing a flow mapping, did not find expected ',' or '}'
+    1 | s: {upstreams: [http://a], timeouts: {connect: ${T}}}
+      |                                                 ^ inside of {} or [], put "${…}" in quotes"#),
+    ("s:\n  - http://${HOST}:${PORT}/\n  - http://b:0\n", r#"c.yaml:2:20: error: environment variable "PORT" is not set
+    2 |   - http://${HOST}:${PORT}/
+      |                    ^^^^^^^ set it, or write "${PORT:-default}"
+c.yaml:3:5: error: port 0 cannot be connected to
+    3 |   - http://b:0
+      |     ^^^^^^^^^^"#),
+    ("s: {upstreams: [http://a], pool: {size: 3}}\n", r#"c.yaml:1:35: error: unknown key "size" in pool of service "s"
+    1 | s: {upstreams: [http://a], pool: {size: 3}}
+      |                                   ^^^^ the keys are idle, max_idle"#),
+    ("- http://a\n", r#"c.yaml:1:1: error: the file must be a mapping of services
+    1 | - http://a
+      | ^ write "name:", and below it a list of URLs"#),
+    ("s:\n  - http://a\n  - {url: http://A/, headers: {host: client}}\n", r#"c.yaml:3:5: error: "http://A/" is listed twice with different settings
+    3 |   - {url: http://A/, headers: {host: client}}
+      |     ^ one URL has one circuit breaker and one pool; it stands on line 2 already"#),
+];
+
+#[test]
+fn sixty_five_thousand_upstreams() {
+    let list = |n: usize| {
+        (0..n).fold(String::from("s:\n"), |text, i| text + "  - http://a:" + &(i % 65_535 + 1).to_string() + "\n")
+    };
+    assert_eq!(good(&list(65_000)).services[0].upstreams.len(), 65_000);
+    assert_eq!(bad(&list(65_001)), ["2:3 service \"s\" has more than 65000 upstreams"]);
+    let mappings =
+        (0..65_000).fold(String::from("s:\n"), |text, i| text + "  - url: http://a:" + &(i + 1).to_string() + "\n");
+    assert_eq!(good(&mappings).services[0].upstreams.len(), 65_000);
+}
+
+#[test]
+fn hostile_files_are_refused_quickly() {
+    let unknown =
+        format!("s: {{upstreams: [http://a], {}}}", (0..90_000).map(|n| format!("k{n}: 1, ")).collect::<String>());
+    let bad_urls = format!("s: [{}]", "x, ".repeat(60_000));
+    let aliases = format!(
+        "x-a: {{b: &b {{cooldown: {}}}}}\ns: [{}]",
+        "9".repeat(4000),
+        "{url: http://a, circuit_breaker: *b}, ".repeat(25_000)
+    );
+    let empty = (0..50_000).map(|n| format!("s{n}: []\n")).collect::<String>() + "t: [x]\n";
+    for text in [unknown, bad_urls, aliases, empty] {
+        let start = Instant::now();
+        let problems = read(&text).unwrap_err();
+        assert!(problems.0.len() <= 2002 && problems.to_string().len() < 2_000_000);
+        assert!(problems.0.iter().any(|problem| problem.severity == Severity::Error));
+        assert!(start.elapsed() < 20 * SECOND, "took {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.yaml");
+    let message = |path: &Path| load(path).unwrap_err().to_string().replace(&path.display().to_string(), "c.yaml");
+
+    assert_eq!(message(&path), "c.yaml: error: the file cannot be read: No such file or directory (os error 2)");
+    assert_eq!(message(dir.path()), "c.yaml: error: this is a directory, not a file");
+    assert_eq!(message(Path::new("/dev/zero")), "c.yaml: error: this is not a regular file");
+    assert_eq!(
+        message(&path.join("x")),
+        "c.yaml: error: the file cannot be read: No such file or directory (os error 2)"
+    );
+
+    std::fs::write(&path, "\u{feff}s: [http://a]\n").unwrap();
+    assert_eq!(load(&path).unwrap().config.services[0].name, "s");
+    assert_eq!(message(&path.join("x")), "c.yaml: error: the file cannot be read: Not a directory (os error 20)");
+    std::fs::write(&path, b"s:\r\n  - http://\xc3\xa4\xff\n").unwrap();
+    assert_eq!(
+        message(&path),
+        "c.yaml:2:13: error: byte 0xff is not UTF-8\n    2 |   - http://ä\u{fffd}\n      |             ^"
+    );
+    std::fs::write(&path, b"s: []\n\xff").unwrap();
+    assert!(message(&path).starts_with("c.yaml:2:1: error: byte 0xff is not UTF-8"));
+    std::fs::write(&path, "#".repeat(10 << 20)).unwrap();
+    assert_eq!(message(&path), "c.yaml: error: the file is larger than 4MiB");
+    std::fs::write(&path, "#".repeat(4 << 20)).unwrap();
+    assert_eq!(load(&path).unwrap().warnings.len(), 1);
+}
+
+#[test]
+fn a_fifo_is_refused_without_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    if std::process::Command::new("mkfifo").arg(&path).status().is_ok_and(|status| status.success()) {
+        assert!(load(&path).unwrap_err().to_string().ends_with("error: this is not a regular file"));
+    }
+}
+
+/// Root reads every file, so this says something only for other users.
+#[test]
+fn a_file_that_may_not_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o000)).unwrap();
+    if File::open(file.path()).is_err() {
+        assert!(
+            load(file.path()).unwrap_err().to_string().ends_with("cannot be read: Permission denied (os error 13)")
+        );
+    }
+}
+
+const VALID: &str = "# a file with everything
+x-fast: &fast {connect: 100ms, response: 1.5s}
+user-service:
+  - http://localhost:9001
+  - \"http://[::1]:9002/base\"
+payments:
+  upstreams:
+    - http://${HOST}:8080
+    - {url: http://10.0.0.2:8080, timeouts: {<<: *fast, idle: 1m30s}, pool: {idle: 0, max_idle: 3}}
+  circuit_breaker: {failure_threshold: 3, cooldown: 20s, failure_on: [connect, 5xx, 429, 500-502]}
+  retries: {attempts: 2}
+  timeouts:
+    <<: [*fast]
+    total: 0
+  headers: {host: client}
+gateway:
+  listen: [0.0.0.0:8000, '[::1]:8000']
+  workers: auto
+  client: {header_timeout: 10s, half_close: false}
+  limits: {connections: 100, header_bytes: 8KiB, headers: 64, request_line: 4KiB, buffer: 32KiB}
+  drain: {timeout: 30s}
+  log: {level: debug}
+  defaults: {timeouts: {stream: 2h}}
+";
+
+#[test]
+fn a_file_with_everything() {
+    assert_eq!(good(VALID).services.len(), 2);
+    assert_eq!(read(&VALID.replace('\n', "\r\n")).unwrap().config, good(VALID));
+}
+
+/// What an attempt to break the reader is made of.
+const PIECES: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ": ",
+    ", ",
+    "- ",
+    "\n",
+    "\n  ",
+    "\n    ",
+    "\t",
+    "\r",
+    "&a ",
+    "*a",
+    "<<: ",
+    "? ",
+    "| ",
+    "> ",
+    "\"",
+    "'",
+    "#",
+    " #",
+    "!x ",
+    "!!str ",
+    "%",
+    "@",
+    "`",
+    "---\n",
+    "...\n",
+    "${HOST}",
+    "${",
+    "}",
+    "$$",
+    "${X:-",
+    "\0",
+    "\u{feff}",
+    "\u{85}",
+    "\u{2028}",
+    "ä",
+    "\u{1f600}",
+    "\\",
+    "\\x",
+    "~",
+    "null",
+    "true",
+    "0",
+    "-1",
+    "1e9",
+    "99999999999999999999",
+    "5s",
+    "64KiB",
+    "http://a",
+    "https://",
+    "gateway:",
+    "upstreams:",
+    "url:",
+    "timeouts:",
+    "failure_on:",
+    "x-a:",
+    "services:",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC*|(?s).*") {
+        sound(&text);
+    }
+
+    #[test]
+    fn pieces_of_yaml_never_panic(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
+        sound(&pieces.concat());
+    }
+
+    #[test]
+    fn mutated_files_never_panic(cuts in prop::collection::vec((any::<prop::sample::Index>(), 0..12_usize, prop::sample::select(PIECES)), 1..6)) {
+        let mut text: Vec<char> = VALID.chars().collect();
+        for (at, removed, piece) in cuts {
+            let at = at.index(text.len() + 1);
+            let end = (at + removed).min(text.len());
+            text.splice(at..end, piece.chars());
+        }
+        sound(&text.into_iter().collect::<String>());
+    }
+}
+
+/// Whatever the text, the answer is well formed: an error or none, in order, each of at most three lines.
+fn sound(text: &str) {
+    let (found, failed) = match read(text) {
+        Ok(loaded) => (loaded.warnings, false),
+        Err(problems) => (problems.0, true),
+    };
+    assert_eq!(found.iter().any(|problem| problem.severity == Severity::Error), failed);
+    assert!(found.is_sorted_by_key(|problem| (problem.line, problem.column)));
+    for problem in found {
+        assert!(problem.line == 0 || problem.column > 0);
+        let shown = problem.to_string();
+        assert!(shown.lines().count() <= 3 && !shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+    }
+}

@@ -1,0 +1,98 @@
+//! What breakers did and why: the log lines of transitions, and the last of them for the status document.
+//!
+//! Must not know: how a breaker decides.
+
+use crate::policy::breaker::State;
+use crate::shard::mailbox::Moved;
+use crate::shared::snapshot::UpstreamIdentity;
+use std::collections::{HashMap, VecDeque};
+use std::time::SystemTime;
+
+/// Transitions that are remembered of each upstream.
+const REMEMBERED: usize = 16;
+
+/// One transition, told.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// When control heard of it.
+    pub time: SystemTime,
+    /// Before.
+    pub from: State,
+    /// After.
+    pub to: State,
+    /// In words.
+    pub reason: String,
+    /// Failures in a row that led to it.
+    pub failures: u64,
+}
+
+/// The last transitions of every upstream.
+#[derive(Debug, Default)]
+pub struct History {
+    entries: HashMap<(String, String), VecDeque<Entry>>,
+}
+
+impl History {
+    /// Logs a transition and remembers it.
+    pub fn moved(&mut self, moved: &Moved, time: SystemTime) {
+        let (from, to) = (moved.transition.from, moved.transition.to);
+        let reason = reason(moved);
+        let UpstreamIdentity { service, url, key, .. } = &*moved.upstream;
+        log::log!(
+            if to == State::Open { log::Level::Warn } else { log::Level::Info },
+            "{service} {url}: {} → {} {reason}",
+            from.word(),
+            to.word()
+        );
+        let entries = self.entries.entry((service.clone(), key.clone())).or_default();
+        if entries.len() == REMEMBERED {
+            entries.pop_front();
+        }
+        entries.push_back(Entry { time, from, to, reason, failures: moved.transition.failures });
+    }
+
+    /// The last transitions of an upstream, oldest first.
+    pub fn of(&self, upstream: &UpstreamIdentity) -> Option<&VecDeque<Entry>> {
+        self.entries.get(&(upstream.service.clone(), upstream.key.clone()))
+    }
+
+    /// Forgets the upstreams that `keeps` does not know.
+    pub fn retain(&mut self, keeps: impl Fn(&str, &str) -> bool) {
+        self.entries.retain(|(service, key), _| keeps(service, key));
+    }
+}
+
+fn reason(moved: &Moved) -> String {
+    let cause = moved.cause.map_or_else(|| "unknown".to_owned(), |cause| cause.to_string());
+    let cooldown = span(moved.cooldown_ms);
+    match (moved.transition.from, moved.transition.to) {
+        (State::Closed, State::Open) => {
+            let count = moved.transition.failures;
+            let failures = if count == 1 { "failure" } else { "failures" };
+            format!("after {count} {failures} in a row, last: {cause}; next probe in {cooldown}")
+        }
+        (_, State::Open) => format!("because the probe failed: {cause}; next probe in {cooldown}"),
+        (State::HalfOpen, State::HalfOpen) => "because the probe did not end in time; another one is out".to_owned(),
+        (_, State::HalfOpen) => "after the cooldown; one probe is out".to_owned(),
+        (_, State::Closed) => "because the probe succeeded".to_owned(),
+    }
+}
+
+/// Milliseconds for people: `60 s`, `1.5 s`, `300 ms`.
+fn span(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        _ if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
+        _ => format!("{:.1} s", ms as f64 / 1000.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_readable() {
+        assert_eq!([span(60_000), span(300), span(1500)], ["60 s", "300 ms", "1.5 s"]);
+    }
+}

@@ -1,0 +1,318 @@
+//! The control thread: everything slow. It reads and validates the configuration, has names resolved,
+//! builds snapshots, hands them to the shards, answers administration, and writes what breakers do into
+//! the log.
+//!
+//! `step` takes one notice and never waits. It touches no connection: of a shard it knows the mailbox.
+
+pub mod build;
+pub mod history;
+pub mod reload;
+pub mod resolve;
+pub mod status;
+
+use crate::config::{self, model};
+use crate::control::build::Facts;
+use crate::control::history::History;
+use crate::control::reload::{Change, Phase, Reload};
+use crate::control::resolve::{Names, Resolver};
+use crate::ground::tick::Tick;
+use crate::http::render::{self, Answer};
+use crate::http::target::Own;
+use crate::shard::mailbox::{Command, Notice, Ticket};
+use crate::shared::process::Process;
+use crate::shared::snapshot::Snapshot;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, SystemTime};
+
+/// How long names may take to resolve, all of them together.
+pub const RESOLVE_TIME: Duration = Duration::from_secs(5);
+/// How long the shards may take to switch before the answer says that one has not.
+const SWITCH_TIME: Duration = Duration::from_secs(5);
+/// How often names that did not resolve are asked for again.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file, read anew at every reload.
+    File(PathBuf),
+    /// A text of the program's own; a reload finds it unchanged.
+    Text(&'static str, String),
+}
+
+impl Source {
+    /// Reads and validates it.
+    pub fn load(&self) -> Result<config::Loaded, config::Problems> {
+        match self {
+            Source::File(path) => config::load(path),
+            Source::Text(name, text) => config::parse(name, text, &|_| None),
+        }
+    }
+
+    /// Its name, for messages.
+    pub fn name(&self) -> String {
+        match self {
+            Source::File(path) => path.display().to_string(),
+            Source::Text(name, _) => (*name).to_owned(),
+        }
+    }
+}
+
+/// The way to a shard.
+pub trait Courier {
+    /// Puts a command into the shard's mailbox and wakes it; false when the mailbox is full or gone.
+    fn send(&self, command: Command) -> bool;
+}
+
+/// What the process does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Go on.
+    Run,
+    /// End, all is done.
+    Exit,
+    /// End, something failed that cannot be mended.
+    Fail,
+}
+
+/// The state of the control thread.
+pub struct Control<C> {
+    source: Source,
+    config: model::Config,
+    snapshot: Arc<Snapshot>,
+    facts: Facts,
+    process: Arc<Process>,
+    shards: Vec<C>,
+    resolver: Resolver,
+    reload: Option<Reload>,
+    again: bool,
+    history: History,
+    last_reload: Option<status::LastReload>,
+    resolve_at: Option<Tick>,
+    refresh: Option<Names>,
+    serial: u64,
+    round: u64,
+    drain: Option<Drain>,
+    signals: Signals,
+    started: SystemTime,
+}
+
+/// Which signals mean what; numbers of the platform.
+#[derive(Clone, Copy, Debug)]
+pub struct Signals {
+    /// Reload.
+    pub hangup: i32,
+}
+
+#[derive(Debug)]
+struct Drain {
+    left: Vec<usize>,
+    deadline: Tick,
+}
+
+impl<C: Courier> Control<C> {
+    /// Control over shards that run on `snapshot`, which was built from `config`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        source: Source,
+        config: model::Config,
+        snapshot: Arc<Snapshot>,
+        facts: Facts,
+        process: Arc<Process>,
+        shards: Vec<C>,
+        notices: SyncSender<Notice>,
+        signals: Signals,
+    ) -> Control<C> {
+        Control {
+            source,
+            config,
+            serial: snapshot.serial,
+            snapshot,
+            facts,
+            process,
+            shards,
+            resolver: Resolver::new(notices),
+            reload: None,
+            again: false,
+            history: History::default(),
+            last_reload: None,
+            resolve_at: None,
+            refresh: None,
+            round: 1,
+            drain: None,
+            signals,
+            started: SystemTime::now(),
+        }
+    }
+
+    /// When `step` wants to be called without a notice.
+    pub fn wake_at(&self) -> Tick {
+        let reload = self.reload.as_ref().map(|reload| reload.phase.deadline());
+        let drain = self.drain.as_ref().map(|drain| drain.deadline);
+        let refresh = self.refresh.as_ref().map(|names| names.deadline);
+        [reload, drain, refresh, self.resolve_at].into_iter().flatten().min().unwrap_or(Tick::NEVER)
+    }
+
+    /// Takes a notice, or the time alone.
+    pub fn step(&mut self, notice: Option<Notice>, now: Tick) -> Next {
+        match notice {
+            None => {}
+            Some(Notice::Ticket(ticket)) => self.take_ticket(ticket, now),
+            Some(Notice::Switched { shard, serial }) => self.shard_switched(shard, serial, now),
+            Some(Notice::Moved(moved)) => self.history.moved(&moved, SystemTime::now()),
+            Some(Notice::Resolved { round, name, result }) => self.resolved(round, name, result, now),
+            Some(Notice::Trouble { shard, what }) => log::warn!("shard {shard}: {what}"),
+            Some(Notice::Drained { shard }) => {
+                if let Some(drain) = &mut self.drain {
+                    drain.left.retain(|left| *left != shard);
+                }
+            }
+            Some(Notice::Died { shard, why }) => {
+                log::error!("shard {shard} ended: {why}");
+                return Next::Fail;
+            }
+            Some(Notice::Signal(signal)) if signal == self.signals.hangup => self.begin_reload(None, now),
+            Some(Notice::Signal(_)) => self.begin_drain(now),
+        }
+        self.look_at_clock(now);
+        match &self.drain {
+            Some(drain) if drain.left.is_empty() => {
+                log::info!("drained, all exchanges have ended");
+                Next::Exit
+            }
+            Some(drain) if now >= drain.deadline => {
+                log::warn!("drain.timeout is over, {} connections are cut off", self.process.connections());
+                Next::Exit
+            }
+            _ => Next::Run,
+        }
+    }
+
+    fn look_at_clock(&mut self, now: Tick) {
+        if self.reload.as_ref().is_some_and(|reload| now >= reload.phase.deadline()) {
+            self.reload_deadline(now);
+        }
+        if self.resolve_at.is_some_and(|at| now >= at) {
+            self.resolve_at = None;
+            self.begin_refresh(now);
+        }
+        if self.refresh.as_ref().is_some_and(|names| now >= names.deadline) {
+            self.end_refresh(now);
+        }
+    }
+
+    /// Names that did not resolve are asked for again from time to time.
+    pub fn watch_unresolved(&mut self, now: Tick) {
+        let unresolved = self.snapshot.services.iter().flat_map(|s| &s.upstreams).any(|u| u.addresses.is_empty());
+        self.resolve_at = unresolved.then(|| now.after(RESOLVE_AGAIN));
+    }
+
+    fn begin_refresh(&mut self, now: Tick) {
+        self.round += 1;
+        let missing = self.snapshot.services.iter().flat_map(|s| &s.upstreams).filter(|u| u.addresses.is_empty());
+        let keys: Vec<&str> = missing.map(|upstream| upstream.identity.key.as_str()).collect();
+        let names = build::names(&self.config, |url| keys.contains(&url.normalised().as_str()));
+        let mut names = Names::new(self.round, names, now.after(RESOLVE_TIME));
+        self.resolver.ask(&mut names);
+        self.refresh = Some(names);
+        if self.refresh.as_ref().is_some_and(Names::is_done) {
+            self.end_refresh(now);
+        }
+    }
+
+    fn end_refresh(&mut self, now: Tick) {
+        let Some(names) = self.refresh.take() else { return };
+        if self.reload.is_none() && names.found_any() {
+            let mut known = build::known_addresses(&self.config, &self.snapshot);
+            known.extend(names.found());
+            self.serial += 1;
+            let generation = self.snapshot.generation;
+            let (snapshot, _) =
+                build::snapshot(&self.config, Some(&self.snapshot), &known, &self.facts, self.serial, generation);
+            log::info!("names resolve now that did not: {}", names.found_names());
+            self.switch(Arc::new(snapshot));
+        }
+        self.watch_unresolved(now);
+    }
+
+    fn resolved(
+        &mut self,
+        round: u64,
+        name: resolve::Name,
+        result: Result<Vec<std::net::SocketAddr>, String>,
+        now: Tick,
+    ) {
+        if let Some(Reload { phase: Phase::Resolving { names, .. }, .. }) = &mut self.reload
+            && names.round == round
+        {
+            names.take(name, result);
+            if names.is_done() {
+                self.names_resolved(now);
+            }
+        } else if let Some(names) = &mut self.refresh
+            && names.round == round
+        {
+            names.take(name, result);
+            if names.is_done() {
+                self.end_refresh(now);
+            }
+        }
+    }
+
+    fn switch(&mut self, snapshot: Arc<Snapshot>) {
+        for (shard, courier) in self.shards.iter().enumerate() {
+            if !courier.send(Command::Switch(Arc::clone(&snapshot))) {
+                log::error!("shard {shard} takes no commands");
+            }
+        }
+        self.snapshot = snapshot;
+    }
+
+    fn begin_drain(&mut self, now: Tick) {
+        if self.drain.is_some() {
+            return;
+        }
+        log::info!(
+            "draining {} connections, at most {} s",
+            self.process.connections(),
+            self.config.gateway.drain_timeout.as_secs()
+        );
+        self.process.ready.store(false, Ordering::Relaxed);
+        let left = (0..self.shards.len()).filter(|shard| self.shards[*shard].send(Command::Drain)).collect();
+        self.drain = Some(Drain { left, deadline: now.after(self.config.gateway.drain_timeout) });
+    }
+
+    fn take_ticket(&mut self, ticket: Ticket, now: Tick) {
+        match ticket.own {
+            Own::Reload => self.begin_reload(Some(ticket), now),
+            _ => {
+                let body = status::document(self, now);
+                self.answer(&ticket, 200, "application/json", &body);
+            }
+        }
+    }
+
+    fn answer(&self, ticket: &Ticket, status: u16, content_type: &str, body: &[u8]) {
+        let mut bytes = Vec::with_capacity(256 + body.len());
+        let date = httpdate::fmt_http_date(SystemTime::now());
+        let answer = Answer {
+            status,
+            content_type,
+            extra: b"Cache-Control: no-store\r\n",
+            date: date.as_bytes(),
+            persistence: ticket.persistence,
+            to_head: ticket.to_head,
+        };
+        render::answer(&mut bytes, &answer, body);
+        // A shard that takes nothing any more lets its ticket time out.
+        self.shards[ticket.shard].send(Command::Answer { client: ticket.client, bytes });
+    }
+
+    /// What changed, in one line.
+    fn log_reloaded(&self, change: &Change) {
+        log::info!("configuration generation {} is in force: {change}", self.snapshot.generation);
+    }
+}

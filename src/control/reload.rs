@@ -1,0 +1,302 @@
+//! A reload as a transaction: read, validate, resolve, build, hand to every shard, then answer.
+//!
+//! Nothing is applied unless everything is valid, and the answer comes after the last shard has switched.
+//! Must not know: how a snapshot is built, how shards switch.
+
+use crate::config::model::Config;
+use crate::control::resolve::Names;
+use crate::control::status::LastReload;
+use crate::control::{Control, Courier, RESOLVE_TIME, SWITCH_TIME, build};
+use crate::ground::tick::Tick;
+use crate::shard::mailbox::Ticket;
+use serde::Serialize;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// A reload under way.
+#[derive(Debug)]
+pub struct Reload {
+    /// Who waits for the answer; nobody after a signal.
+    pub ticket: Option<Ticket>,
+    /// What is awaited.
+    pub phase: Phase,
+}
+
+/// What a reload waits for.
+#[derive(Debug)]
+pub enum Phase {
+    /// The names of the new configuration.
+    Resolving {
+        /// The new configuration.
+        config: Box<Config>,
+        /// The round.
+        names: Names,
+        /// So far.
+        warnings: Vec<String>,
+    },
+    /// The shards.
+    Switching {
+        /// Those that have not switched.
+        left: Vec<usize>,
+        /// When the answer is given all the same.
+        deadline: Tick,
+        /// What it changed.
+        change: Change,
+        /// Of the file and of names.
+        warnings: Vec<String>,
+    },
+}
+
+impl Phase {
+    /// When waiting ends.
+    pub fn deadline(&self) -> Tick {
+        match self {
+            Phase::Resolving { names, .. } => names.deadline,
+            Phase::Switching { deadline, .. } => *deadline,
+        }
+    }
+}
+
+/// What a reload changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// By name.
+    pub services: Services,
+    /// By number.
+    pub upstreams: Upstreams,
+}
+
+/// Services by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Services {
+    /// New ones.
+    pub added: Vec<String>,
+    /// Gone ones.
+    pub removed: Vec<String>,
+    /// Those with other upstreams or settings.
+    pub changed: Vec<String>,
+}
+
+/// Upstreams by number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Upstreams {
+    /// With their breakers.
+    pub kept: usize,
+    /// New ones.
+    pub added: usize,
+    /// Gone ones.
+    pub removed: usize,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let Services { added, removed, changed } = &self.services;
+        let Upstreams { kept, added: more, removed: fewer } = self.upstreams;
+        write!(f, "services added: {}, removed: {}, changed: {}; ", names(added), names(removed), names(changed))?;
+        write!(f, "upstreams kept: {kept}, added: {more}, removed: {fewer}")
+    }
+}
+
+fn compare(old: &Config, new: &Config) -> Services {
+    let find = |config: &Config, name: &str| config.services.iter().position(|service| service.name == name);
+    let mut services = Services::default();
+    for service in &new.services {
+        match find(old, &service.name) {
+            None => services.added.push(service.name.clone()),
+            Some(at) if old.services[at] != *service => services.changed.push(service.name.clone()),
+            Some(_) => {}
+        }
+    }
+    let gone = old.services.iter().filter(|service| find(new, &service.name).is_none());
+    services.removed = gone.map(|service| service.name.clone()).collect();
+    services
+}
+
+#[derive(Serialize)]
+struct Reloaded<'a> {
+    status: &'static str,
+    generation: u64,
+    services: &'a Services,
+    upstreams: Upstreams,
+    warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    instance: &'a str,
+    errors: &'a [String],
+    generation: u64,
+}
+
+impl<C: Courier> Control<C> {
+    /// Reads and validates; goes on when the names are there.
+    pub(super) fn begin_reload(&mut self, ticket: Option<Ticket>, now: Tick) {
+        if self.reload.is_some() {
+            match ticket {
+                Some(ticket) => self.refuse(Some(&ticket), 409, "a reload is already under way", &[]),
+                // The file may have changed after it was read.
+                None => self.again = true,
+            }
+            return;
+        }
+        let loaded = match self.source.load() {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                let errors: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
+                return self.refuse(ticket.as_ref(), 422, "the configuration is invalid, nothing was changed", &errors);
+            }
+        };
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        let errors = self.needs_restart(&loaded.config);
+        if !errors.is_empty() {
+            let detail = "the change needs a restart, nothing was changed";
+            return self.refuse(ticket.as_ref(), 422, detail, &errors);
+        }
+        if loaded.config == self.config {
+            return self.unchanged(ticket, &warnings);
+        }
+        self.round += 1;
+        self.refresh = None;
+        let names = build::names(&loaded.config, |_| true);
+        let mut names = Names::new(self.round, names, now.after(RESOLVE_TIME));
+        self.resolver.ask(&mut names);
+        let done = names.is_done();
+        self.reload =
+            Some(Reload { ticket, phase: Phase::Resolving { config: Box::new(loaded.config), names, warnings } });
+        if done {
+            self.names_resolved(now);
+        }
+    }
+
+    fn needs_restart(&self, new: &Config) -> Vec<String> {
+        let (old, new) = (&self.config.gateway, &new.gateway);
+        let name = self.source.name();
+        let mut errors = Vec::new();
+        if old.listen != new.listen {
+            errors.push(format!("{name}: error: gateway.listen cannot change while the gateway runs"));
+        }
+        if old.workers != new.workers {
+            errors.push(format!("{name}: error: gateway.workers cannot change while the gateway runs"));
+        }
+        errors
+    }
+
+    /// Builds the snapshot and hands it to every shard.
+    pub(super) fn names_resolved(&mut self, now: Tick) {
+        let Some(Reload { ticket, phase: Phase::Resolving { config, names, mut warnings } }) = self.reload.take()
+        else {
+            return;
+        };
+        for missing in names.missing() {
+            log::warn!("{missing}; its upstreams are out until it does");
+            warnings.push(missing);
+        }
+        self.serial += 1;
+        let generation = self.snapshot.generation + 1;
+        let (snapshot, mut change) =
+            build::snapshot(&config, Some(&self.snapshot), &names.found(), &self.facts, self.serial, generation);
+        change.services = compare(&self.config, &config);
+        log::set_max_level(config.gateway.log_level);
+        self.config = *config;
+        self.switch(Arc::new(snapshot));
+        let known: std::collections::HashSet<(&str, &str)> = self
+            .snapshot
+            .services
+            .iter()
+            .flat_map(|service| &service.upstreams)
+            .map(|upstream| (upstream.identity.service.as_str(), upstream.identity.key.as_str()))
+            .collect();
+        self.history.retain(|service, key| known.contains(&(service, key)));
+        let left = (0..self.shards.len()).collect();
+        let phase = Phase::Switching { left, deadline: now.after(SWITCH_TIME), change, warnings };
+        self.reload = Some(Reload { ticket, phase });
+        self.watch_unresolved(now);
+    }
+
+    pub(super) fn shard_switched(&mut self, shard: usize, serial: u64, now: Tick) {
+        if serial != self.serial {
+            return;
+        }
+        let Some(Reload { phase: Phase::Switching { left, .. }, .. }) = &mut self.reload else { return };
+        left.retain(|other| *other != shard);
+        if left.is_empty() {
+            self.end_reload(now);
+        }
+    }
+
+    pub(super) fn reload_deadline(&mut self, now: Tick) {
+        match self.reload.as_ref().map(|reload| &reload.phase) {
+            Some(Phase::Resolving { .. }) => self.names_resolved(now),
+            Some(Phase::Switching { .. }) => self.end_reload(now),
+            None => {}
+        }
+    }
+
+    fn end_reload(&mut self, now: Tick) {
+        let Some(Reload { ticket, phase: Phase::Switching { left, change, warnings, .. } }) = self.reload.take() else {
+            return;
+        };
+        if left.is_empty() {
+            self.log_reloaded(&change);
+            self.reloaded(ticket.as_ref(), "reloaded", &change, &warnings);
+        } else {
+            let errors: Vec<String> = left.iter().map(|shard| format!("shard {shard} has not switched")).collect();
+            self.refuse(ticket.as_ref(), 500, "the configuration is in force, but not on every shard yet", &errors);
+        }
+        if std::mem::take(&mut self.again) {
+            self.begin_reload(None, now);
+        }
+    }
+
+    fn unchanged(&mut self, ticket: Option<Ticket>, warnings: &[String]) {
+        let upstreams = self.snapshot.services.iter().map(|service| service.upstreams.len()).sum();
+        let change =
+            Change { upstreams: Upstreams { kept: upstreams, added: 0, removed: 0 }, services: Services::default() };
+        log::info!("the configuration is unchanged");
+        self.reloaded(ticket.as_ref(), "unchanged", &change, warnings);
+    }
+
+    fn reloaded(&mut self, ticket: Option<&Ticket>, status: &'static str, change: &Change, warnings: &[String]) {
+        self.last_reload = Some(LastReload::new(status, SystemTime::now(), &[]));
+        let Some(ticket) = ticket else { return };
+        let generation = self.snapshot.generation;
+        let body = Reloaded { status, generation, services: &change.services, upstreams: change.upstreams, warnings };
+        self.answer(ticket, 200, "application/json", &to_json(&body));
+    }
+
+    fn refuse(&mut self, ticket: Option<&Ticket>, status: u16, detail: &str, errors: &[String]) {
+        log::error!("reload: {detail}");
+        for error in errors {
+            log::error!("{error}");
+        }
+        if status != 409 {
+            self.last_reload = Some(LastReload::new("failed", SystemTime::now(), errors));
+        }
+        let Some(ticket) = ticket else { return };
+        let instance = String::from_utf8_lossy(&ticket.request_id);
+        let body = Refused {
+            r#type: "about:blank",
+            title: crate::http::status::reason(status),
+            status,
+            detail,
+            instance: &instance,
+            errors,
+            generation: self.snapshot.generation,
+        };
+        self.answer(ticket, status, "application/problem+json", &to_json(&body));
+    }
+}
+
+/// A document as a line of JSON.
+pub fn to_json(document: &impl Serialize) -> Vec<u8> {
+    // Only maps with keys that are not strings can fail, and these documents have none.
+    let mut bytes = serde_json::to_vec(document).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}

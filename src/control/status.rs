@@ -1,0 +1,180 @@
+//! The status document: what the breakers are and why, from the same words that routing uses.
+//!
+//! Must not know: who asks, how a document is sent.
+
+use crate::control::reload::to_json;
+use crate::control::{Control, Courier};
+use crate::ground::tick::Tick;
+use crate::policy::breaker::State;
+use crate::shared::metrics::{Counter, ShardCounters, UpstreamCounters};
+use crate::shared::snapshot::Upstream;
+use serde::Serialize;
+use std::time::{Duration, SystemTime};
+
+/// How the last reload ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastReload {
+    result: &'static str,
+    time: String,
+    errors: Vec<String>,
+}
+
+impl LastReload {
+    /// A reload that ended at `time`.
+    pub fn new(result: &'static str, time: SystemTime, errors: &[String]) -> LastReload {
+        LastReload { result, time: rfc3339(time), errors: errors.to_vec() }
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    version: &'static str,
+    uptime_seconds: u64,
+    generation: u64,
+    config: String,
+    last_reload: &'a Option<LastReload>,
+    shards: usize,
+    connections: usize,
+    counters: Counters,
+    services: Vec<ServiceStatus<'a>>,
+}
+
+#[derive(Serialize)]
+struct Counters {
+    accepted: u64,
+    requests: u64,
+    refused: u64,
+    over_limit: u64,
+    rejected: u64,
+    retries: u64,
+    stale: u64,
+    aborted: u64,
+    accept_pauses: u64,
+    notices_lost: u64,
+    panics: u64,
+}
+
+#[derive(Serialize)]
+struct ServiceStatus<'a> {
+    name: &'a str,
+    upstreams: Vec<UpstreamStatus<'a>>,
+}
+
+#[derive(Serialize)]
+struct UpstreamStatus<'a> {
+    url: &'a str,
+    state: &'static str,
+    since: String,
+    reason: &'a str,
+    failures_in_row: u64,
+    next_probe_seconds: Option<f64>,
+    addresses: &'a [std::net::SocketAddr],
+    attempts: u64,
+    failures: u64,
+    in_flight: u64,
+}
+
+/// Renders the document.
+pub fn document<C: Courier>(control: &Control<C>, now: Tick) -> Vec<u8> {
+    let shards = &control.process.shards;
+    let sum = |pick: fn(&ShardCounters) -> &Counter| shards.iter().map(|shard| pick(shard).read()).sum();
+    to_json(&Document {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: control.started.elapsed().unwrap_or_default().as_secs(),
+        generation: control.snapshot.generation,
+        config: control.source.name(),
+        last_reload: &control.last_reload,
+        shards: shards.len(),
+        connections: control.process.connections(),
+        counters: Counters {
+            accepted: sum(|shard| &shard.accepted),
+            requests: sum(|shard| &shard.requests),
+            refused: sum(|shard| &shard.refused),
+            over_limit: sum(|shard| &shard.over_limit),
+            rejected: sum(|shard| &shard.rejected),
+            retries: sum(|shard| &shard.retries),
+            stale: sum(|shard| &shard.stale),
+            aborted: sum(|shard| &shard.aborted),
+            accept_pauses: sum(|shard| &shard.accept_pauses),
+            notices_lost: sum(|shard| &shard.notices_lost),
+            panics: sum(|shard| &shard.panics),
+        },
+        services: control
+            .snapshot
+            .services
+            .iter()
+            .map(|service| ServiceStatus {
+                name: &service.identity.name,
+                upstreams: service.upstreams.iter().map(|upstream| upstream_status(control, upstream, now)).collect(),
+            })
+            .collect(),
+    })
+}
+
+fn upstream_status<'a, C: Courier>(control: &'a Control<C>, upstream: &'a Upstream, now: Tick) -> UpstreamStatus<'a> {
+    let identity = &upstream.identity;
+    let view = identity.breaker.view();
+    let last = control.history.of(identity).and_then(|entries| entries.back());
+    let sum = |pick: fn(&UpstreamCounters) -> &Counter| {
+        identity.counters.iter().fold(0u64, |sum, shard| sum.wrapping_add(pick(shard).read()))
+    };
+    // A breaker whose cooldown is over still says open: nobody has probed yet.
+    let probe = view.probe_at_ms.filter(|_| view.state == State::Open);
+    UpstreamStatus {
+        url: &identity.url,
+        state: view.state.word(),
+        since: rfc3339(last.map_or(control.started, |entry| entry.time)),
+        reason: match last {
+            _ if upstream.addresses.is_empty() => "its name does not resolve",
+            Some(entry) => &entry.reason,
+            None => "since the start",
+        },
+        failures_in_row: match (view.state, last) {
+            (State::Closed, _) => view.failures,
+            (_, Some(entry)) => entry.failures,
+            (_, None) => 0,
+        },
+        next_probe_seconds: probe.map(|at| at.saturating_sub(now.ms()) as f64 / 1000.0),
+        addresses: &upstream.addresses,
+        attempts: sum(|shard| &shard.attempts),
+        failures: sum(|shard| &shard.failures),
+        in_flight: sum(|shard| &shard.in_flight),
+    }
+}
+
+/// A moment as RFC 3339 in UTC, with milliseconds.
+pub fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let seconds = since.as_secs();
+    let (year, month, day) = civil(seconds / 86_400);
+    let clock = seconds % 86_400;
+    let (hour, minute, second) = (clock / 3600, clock / 60 % 60, clock % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
+}
+
+/// Year, month and day of a day since 1970 in the Gregorian calendar, counted in eras of 400 years that
+/// begin on the first of March.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_right() {
+        let at = |seconds| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(951_827_696), "2000-02-29T12:34:56.000Z");
+        assert_eq!(at(1_795_557_599), "2026-11-24T21:59:59.000Z");
+    }
+}

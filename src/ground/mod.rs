@@ -1,0 +1,10 @@
+//! What every room stands on: time, buffers, tables of slots, the timing wheel, and the atomics that a
+//! model checker can replace.
+//!
+//! Must not know: HTTP, sockets, configuration, policy.
+
+pub mod buffer;
+pub mod random;
+pub mod table;
+pub mod tick;
+pub mod wheel;

@@ -1,0 +1,275 @@
+//! Heads as they go out: written anew from what was parsed, so that nothing ambiguous is passed on.
+//!
+//! Everything is appended to one output buffer that the caller keeps; nothing is allocated or formatted.
+//! Must not know: sockets, breakers, where the values come from.
+
+use crate::http::body::Coding;
+use crate::http::fields::Field;
+use crate::http::request::{Request, Version};
+use crate::http::response::{self, Response};
+use crate::http::target::Target;
+use crate::http::{request, status};
+use std::io::Write;
+use std::net::IpAddr;
+
+/// Where a request goes and what is added to it.
+pub struct Onward<'a> {
+    /// The upstream's path without a trailing `/`.
+    pub base_path: &'a [u8],
+    /// The upstream's whole path: the target when the client named the service alone.
+    pub path: &'a [u8],
+    /// What follows the service in the client's path.
+    pub rest: &'a [u8],
+    /// The `Host` of the upstream; `None` passes the client's on.
+    pub host: Option<&'a [u8]>,
+    /// The client's address.
+    pub client: IpAddr,
+    /// `fusegate-{8 hex}` of this process.
+    pub pseudonym: &'a [u8],
+    /// Kept or made.
+    pub request_id: &'a [u8],
+}
+
+/// Writes the head of a request to an upstream.
+pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>) {
+    out.extend_from_slice(request.method.as_bytes());
+    out.push(b' ');
+    if onward.rest.is_empty() {
+        out.extend_from_slice(onward.path);
+    } else {
+        out.extend_from_slice(onward.base_path);
+        out.extend_from_slice(onward.rest);
+    }
+    if let Target::Resource { query, .. } = request.target {
+        out.extend_from_slice(query);
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let host = onward.host.or(request.host).unwrap_or(b"");
+    field(out, b"Host", host);
+    for (header, kind) in request.fields.iter().zip(request.kinds) {
+        let passes = match kind {
+            Field::Other
+            | Field::ContentType
+            | Field::ContentLength
+            | Field::Date
+            | Field::Via
+            | Field::ProxyStatus => true,
+            Field::Expect => request.expects_continue,
+            Field::Trailer => request.framing == request::Framing::Chunked,
+            Field::Dropped
+            | Field::Connection
+            | Field::TransferEncoding
+            | Field::Host
+            | Field::Te
+            | Field::Upgrade
+            | Field::RequestId
+            | Field::Forwarding => false,
+        };
+        if passes {
+            field(out, header.name.as_bytes(), header.value);
+        }
+    }
+    if request.framing == request::Framing::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    if request.takes_trailers {
+        out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
+    }
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    push_ip(out, onward.client);
+    out.extend_from_slice(b"\r\nX-Forwarded-Proto: http\r\n");
+    if let Some(host) = request.host {
+        field(out, b"X-Forwarded-Host", host);
+    }
+    out.extend_from_slice(match request.version {
+        Version::Http11 => b"Via: 1.1 ",
+        Version::Http10 => b"Via: 1.0 ",
+    });
+    out.extend_from_slice(onward.pseudonym);
+    out.extend_from_slice(b"\r\n");
+    field(out, b"X-Request-Id", onward.request_id);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What the gateway says about the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// Nothing: HTTP/1.1 persists.
+    Implied,
+    /// `Connection: keep-alive`, for HTTP/1.0.
+    KeepAlive,
+    /// `Connection: close`.
+    Close,
+}
+
+impl Persistence {
+    fn line(self) -> &'static [u8] {
+        match self {
+            Persistence::Implied => b"",
+            Persistence::KeepAlive => b"Connection: keep-alive\r\n",
+            Persistence::Close => b"Connection: close\r\n",
+        }
+    }
+}
+
+/// Writes the head of a response to a client. `date` is used when the upstream sent none.
+pub fn response(out: &mut Vec<u8>, response: &Response<'_, '_>, coding: Coding, persistence: Persistence, date: &[u8]) {
+    status_line(out, response.status, response.reason);
+    for (header, kind) in response.fields.iter().zip(response.kinds) {
+        let passes = match kind {
+            Field::Other
+            | Field::ContentType
+            | Field::ContentLength
+            | Field::Date
+            | Field::Via
+            | Field::ProxyStatus
+            | Field::Forwarding
+            | Field::RequestId
+            | Field::Expect
+            | Field::Host => true,
+            Field::Trailer => coding == Coding::Chunked,
+            Field::Dropped | Field::Connection | Field::TransferEncoding | Field::Te | Field::Upgrade => false,
+        };
+        if passes {
+            field(out, header.name.as_bytes(), header.value);
+        }
+    }
+    // A 1xx has no date of its own: the final response has.
+    if !response.has_date && response.status >= 200 {
+        field(out, b"Date", date);
+    }
+    if coding == Coding::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    if response.status >= 200 {
+        out.extend_from_slice(persistence.line());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How the body of a response goes to a client of `version`.
+pub fn response_coding(framing: response::Framing, version: Version) -> Coding {
+    match (framing, version) {
+        (response::Framing::Chunked | response::Framing::UntilClose, Version::Http11) => Coding::Chunked,
+        _ => Coding::Plain,
+    }
+}
+
+/// What is particular about an answer that the gateway makes itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// Of the response.
+    pub status: u16,
+    /// Of the body.
+    pub content_type: &'a str,
+    /// Whole field lines with their CRLF.
+    pub extra: &'a [u8],
+    /// The `Date` of now.
+    pub date: &'a [u8],
+    /// Of the client's connection.
+    pub persistence: Persistence,
+    /// The request was `HEAD`: the length is told, the body is not sent.
+    pub to_head: bool,
+}
+
+/// Writes a whole answer of the gateway's own.
+pub fn answer(out: &mut Vec<u8>, answer: &Answer<'_>, body: &[u8]) {
+    status_line(out, answer.status, status::reason(answer.status));
+    if !body.is_empty() {
+        field(out, b"Content-Type", answer.content_type.as_bytes());
+    }
+    if answer.status != 204 {
+        field(out, b"Content-Length", itoa::Buffer::new().format(body.len()).as_bytes());
+    }
+    field(out, b"Date", answer.date);
+    out.extend_from_slice(answer.extra);
+    out.extend_from_slice(answer.persistence.line());
+    out.extend_from_slice(b"\r\n");
+    if !answer.to_head {
+        out.extend_from_slice(body);
+    }
+}
+
+fn status_line(out: &mut Vec<u8>, status: u16, reason: &str) {
+    let digits = [b'0' + (status / 100) as u8, b'0' + (status / 10 % 10) as u8, b'0' + (status % 10) as u8];
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(&digits);
+    out.push(b' ');
+    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes an address; one of IPv4 in the clothes of IPv6 as IPv4.
+pub fn push_ip(out: &mut Vec<u8>, address: IpAddr) {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            for (at, octet) in address.octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.push(b'.');
+                }
+                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        IpAddr::V6(address) => {
+            // Writing to a vector cannot fail.
+            let _ = write!(out, "{address}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::head::Limits;
+    use crate::http::request::Storage;
+
+    const LIMITS: Limits = Limits { request_line: 8192, header_bytes: 8192, headers: 100 };
+
+    #[test]
+    fn a_request_is_written_anew() {
+        let bytes = b"GET /v1/proxy/s/a%2Fb?q=1 HTTP/1.1\r\nhost: gate:8000\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\n\
+            X-Forwarded-For: 6.6.6.6\r\nx_forwarded_host: evil\r\nAccept: */*\r\nTE: trailers, gzip\r\nX-Request-Id: abc\r\n\r\n";
+        let mut storage = Storage::new();
+        let parsed = Request::parse(bytes, &LIMITS, &mut storage).unwrap().unwrap();
+        let onward = Onward {
+            base_path: b"/base",
+            path: b"/base/",
+            rest: b"/a%2Fb",
+            host: Some(b"up:9001"),
+            client: "::ffff:10.0.0.7".parse().unwrap(),
+            pseudonym: b"fusegate-00000001",
+            request_id: b"abc",
+        };
+        let mut out = Vec::new();
+        request(&mut out, &parsed, &onward);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "GET /base/a%2Fb?q=1 HTTP/1.1\r\nHost: up:9001\r\nAccept: */*\r\nConnection: TE\r\nTE: trailers\r\n\
+             X-Forwarded-For: 10.0.0.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: gate:8000\r\n\
+             Via: 1.1 fusegate-00000001\r\nX-Request-Id: abc\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_response_is_written_anew() {
+        let bytes = b"HTTP/1.0 200 Fine\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\
+            Set-Cookie: a\r\nSet-Cookie: b\r\nProxy-Authenticate: x\r\nProxy-Status: y\r\n\r\n";
+        let mut storage = Storage::new();
+        let parsed = Response::parse(bytes, false, &LIMITS, &mut storage).unwrap().unwrap();
+        let mut out = Vec::new();
+        response(&mut out, &parsed, Coding::Chunked, Persistence::Implied, b"now");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "HTTP/1.1 200 Fine\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nProxy-Status: y\r\nDate: now\r\n\
+             Transfer-Encoding: chunked\r\n\r\n"
+        );
+    }
+}

@@ -1,0 +1,344 @@
+//! Request targets (RFC 9112 section 3.2) and what they route to.
+//!
+//! The path is never rewritten: percent-encoding, empty segments and the query reach the upstream byte
+//! for byte. It is decoded once, for the service name and for the guard against leaving an upstream's
+//! base path. Must not know: which services exist.
+
+use std::borrow::Cow;
+
+/// The prefix of everything that is proxied.
+pub const PROXY_PREFIX: &[u8] = b"/v1/proxy/";
+
+/// A request target in the form in which it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'b> {
+    /// `/path?query`, or the absolute form with the authority that replaces `Host`.
+    Resource {
+        /// From the first `/`, without the query; `/` when an absolute form has none.
+        path: &'b [u8],
+        /// With its `?`, or empty.
+        query: &'b [u8],
+        /// Of the absolute form.
+        authority: Option<&'b [u8]>,
+    },
+    /// `*`, of `OPTIONS`.
+    Asterisk,
+    /// `host:port`, of `CONNECT`.
+    Authority,
+}
+
+impl<'b> Target<'b> {
+    /// Reads a target; the error says what is wrong with it.
+    pub fn parse(method: &str, target: &'b [u8]) -> Result<Target<'b>, &'static str> {
+        if !target.iter().all(|byte| matches!(byte, 0x21..=0x7e)) {
+            return Err("the request target has bytes that are not visible ASCII");
+        }
+        if target.contains(&b'#') {
+            return Err("the request target has a fragment");
+        }
+        if method == "CONNECT" {
+            return Ok(Target::Authority);
+        }
+        match target {
+            b"*" if method == "OPTIONS" => Ok(Target::Asterisk),
+            [b'/', ..] => Self::resource(target, None),
+            _ => Self::absolute(target),
+        }
+    }
+
+    fn absolute(target: &'b [u8]) -> Result<Target<'b>, &'static str> {
+        let after_scheme = [b"http://".as_slice(), b"https://"]
+            .into_iter()
+            .find(|scheme| target.len() > scheme.len() && target[..scheme.len()].eq_ignore_ascii_case(scheme))
+            .map(|scheme| &target[scheme.len()..])
+            .ok_or("the request target is neither a path nor an http URI")?;
+        let end = after_scheme.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(after_scheme.len());
+        let (authority, rest) = after_scheme.split_at(end);
+        if !is_host(authority) {
+            return Err("the authority of the request target is invalid");
+        }
+        match rest.first() {
+            Some(b'/') => Self::resource(rest, Some(authority)),
+            _ => Ok(Target::Resource { path: b"/", query: rest, authority: Some(authority) }),
+        }
+    }
+
+    fn resource(target: &'b [u8], authority: Option<&'b [u8]>) -> Result<Target<'b>, &'static str> {
+        let end = memchr::memchr(b'?', target).unwrap_or(target.len());
+        let (path, query) = target.split_at(end);
+        if !escapes_are_whole(path) {
+            return Err("the path has a malformed percent-encoding");
+        }
+        Ok(Target::Resource { path, query, authority })
+    }
+}
+
+/// Whether every `%` is followed by two hexadecimal digits.
+fn escapes_are_whole(path: &[u8]) -> bool {
+    memchr::memchr_iter(b'%', path)
+        .all(|at| matches!(path.get(at + 1..at + 3), Some([a, b]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit()))
+}
+
+/// Where a path leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route<'b> {
+    /// To a service.
+    Proxy {
+        /// Its name, decoded once. Not checked: it may be any bytes.
+        service: Cow<'b, [u8]>,
+        /// What follows the name: empty, or from the `/` on.
+        rest: &'b [u8],
+    },
+    /// To the gateway itself.
+    Own(Own),
+    /// Nowhere.
+    Unknown,
+}
+
+/// The gateway's own resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// `/livez`
+    Live,
+    /// `/readyz`
+    Ready,
+    /// `/v1/status`
+    Status,
+    /// `/v1/reload-config`
+    Reload,
+}
+
+impl Own {
+    /// The methods that it takes, as `Allow` lists them.
+    pub fn allow(self) -> &'static str {
+        match self {
+            Own::Live | Own::Ready | Own::Status => "GET, HEAD",
+            Own::Reload => "POST",
+        }
+    }
+
+    /// Whether it takes `method`.
+    pub fn takes(self, method: &str) -> bool {
+        self.allow().split(", ").any(|allowed| allowed == method)
+    }
+
+    /// Whether only administration may ask for it.
+    pub fn is_administration(self) -> bool {
+        matches!(self, Own::Status | Own::Reload)
+    }
+}
+
+impl<'b> Route<'b> {
+    /// Where `path` leads.
+    pub fn of(path: &'b [u8]) -> Route<'b> {
+        if let Some(behind) = path.strip_prefix(PROXY_PREFIX) {
+            let end = memchr::memchr(b'/', behind).unwrap_or(behind.len());
+            let (service, rest) = behind.split_at(end);
+            if service.is_empty() {
+                return Route::Unknown;
+            }
+            return Route::Proxy { service: decode(service), rest };
+        }
+        match path {
+            b"/livez" => Route::Own(Own::Live),
+            b"/readyz" => Route::Own(Own::Ready),
+            b"/v1/status" => Route::Own(Own::Status),
+            b"/v1/reload-config" => Route::Own(Own::Reload),
+            _ => Route::Unknown,
+        }
+    }
+}
+
+fn hex(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        _ => (digit | 0x20) - b'a' + 10,
+    }
+}
+
+/// One octet of a path whose escapes are whole, and what follows it.
+fn octet(path: &[u8]) -> Option<(u8, &[u8])> {
+    match path {
+        [b'%', a, b, rest @ ..] => Some((hex(*a) << 4 | hex(*b), rest)),
+        [byte, rest @ ..] => Some((*byte, rest)),
+        [] => None,
+    }
+}
+
+fn decode(segment: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'%', segment).is_none() {
+        return Cow::Borrowed(segment);
+    }
+    let mut decoded = Vec::with_capacity(segment.len());
+    let mut left = segment;
+    while let Some((byte, rest)) = octet(left) {
+        decoded.push(byte);
+        left = rest;
+    }
+    Cow::Owned(decoded)
+}
+
+/// Whether `rest`, appended to a base path, could climb above it in the eyes of some server.
+///
+/// Servers differ in what they decode first, what they take for a separator, whether they merge empty
+/// segments and what they do with `;` parameters; the guard takes the worst of each.
+pub fn escapes_base(rest: &[u8]) -> bool {
+    if memchr::memmem::find(rest, b"..").is_none() && memchr::memchr(b'%', rest).is_none() {
+        return false;
+    }
+    let (mut depth, mut dots, mut others, mut parameters) = (0i64, 0u32, false, false);
+    let mut left = rest;
+    loop {
+        let next = octet(left);
+        match next {
+            None | Some((b'/' | b'\\', _)) => {
+                depth += match (others, dots) {
+                    (false, 2) => -1,
+                    (false, 0 | 1) => 0,
+                    _ => 1,
+                };
+                if depth < 0 {
+                    return true;
+                }
+                (dots, others, parameters) = (0, false, false);
+            }
+            Some((b';', _)) => parameters = true,
+            Some(_) if parameters => {}
+            Some((b'.', _)) => dots += 1,
+            Some(_) => others = true,
+        }
+        match next {
+            Some((_, rest)) => left = rest,
+            None => return false,
+        }
+    }
+}
+
+/// Whether `value` is a valid `Host`: a non-empty uri-host and an optional port (RFC 9110 section 7.2).
+pub fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value {
+        [b'[', ..] => match memchr::memchr(b']', value) {
+            Some(end) => value.split_at(end + 1),
+            None => return false,
+        },
+        _ => value.split_at(memchr::memchr(b':', value).unwrap_or(value.len())),
+    };
+    let port_is_valid = match port {
+        [] => true,
+        [b':', digits @ ..] => {
+            digits.len() <= 5
+                && digits.iter().all(u8::is_ascii_digit)
+                && digits.iter().fold(0u32, |port, digit| port * 10 + u32::from(digit - b'0')) <= 65535
+        }
+        _ => false,
+    };
+    let host_is_valid = match host {
+        [b'[', address @ .., b']'] => {
+            std::str::from_utf8(address).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok())
+        }
+        _ => {
+            !host.is_empty()
+                && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte))
+                && escapes_are_whole(host)
+        }
+    };
+    host_is_valid && port_is_valid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn forms() {
+        let resource = |path, query, authority| Ok(Target::Resource { path, query, authority });
+        assert_eq!(Target::parse("GET", b"/a%2Fb//?x"), resource(b"/a%2Fb//", b"?x", None));
+        assert_eq!(Target::parse("GET", b"http://h:1/a?b"), resource(b"/a", b"?b", Some(b"h:1")));
+        assert_eq!(Target::parse("GET", b"HTTP://h?b"), resource(b"/", b"?b", Some(b"h")));
+        assert_eq!(Target::parse("OPTIONS", b"*"), Ok(Target::Asterisk));
+        assert_eq!(Target::parse("CONNECT", b"h:443"), Ok(Target::Authority));
+        for bad in [
+            &b"*"[..],
+            b"a",
+            b"/a#b",
+            b"/%",
+            b"/%4",
+            b"/%zz",
+            b"/\x7f",
+            b"/\xc3\xa9",
+            b"http://",
+            b"ftp://h/",
+            b"http://u@h/",
+            b"http://h:99999/",
+        ] {
+            assert!(Target::parse("GET", bad).is_err(), "{}", bad.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn routes() {
+        let proxy = |service: &'static [u8], rest| Route::Proxy { service: Cow::Borrowed(service), rest };
+        assert_eq!(Route::of(b"/v1/proxy/users"), proxy(b"users", b""));
+        assert_eq!(Route::of(b"/v1/proxy/users/"), proxy(b"users", b"/"));
+        assert_eq!(Route::of(b"/v1/proxy/users//a"), proxy(b"users", b"//a"));
+        assert_eq!(Route::of(b"/v1/proxy/user%2ds/a"), proxy(b"user-s", b"/a"));
+        assert_eq!(Route::of(b"/v1/proxy/a%2fb/c"), proxy(b"a/b", b"/c"));
+        for unknown in [&b"/v1/proxy/"[..], b"/v1/proxy", b"/v1/proxyx/a", b"/", b"/livez/"] {
+            assert_eq!(Route::of(unknown), Route::Unknown);
+        }
+    }
+
+    #[test]
+    fn a_base_path_cannot_be_left() {
+        for bad in [
+            "/..",
+            "/../a",
+            "/a/../..",
+            "/%2e%2e/",
+            "/%2E.",
+            "/..;x/a",
+            "/..%5c",
+            "/a/..%2f..",
+            "/%2f..",
+            "/.;/..",
+            "//..",
+            "/./..",
+            "/..%3bx/a",
+            "/a/..\\..\\b",
+        ] {
+            assert!(escapes_base(bad.as_bytes()), "{bad}");
+        }
+        for good in ["", "/", "/a/..", "/a/b/../..", "/...", "/..a", "/a%2e%2e", "/.a./b..", "/a;..", "/%252e%252e"] {
+            assert!(!escapes_base(good.as_bytes()), "{good}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        for good in ["a", "a:80", "[::1]", "[::1]:8000", "1.2.3.4", "a_b.c", "xn--a", "a:"] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in ["", ":80", "a b", "a:b", "a:99999", "[::1", "[]", "[x]", "[::1]x", "a/b", "a@b", "a:1:2", "%zz"] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_guard_lets_pass_stays_below(rest in "(/(\\.|\\.\\.|%2e|%2E|%2f|%5c|;|a|\\\\|){0,4}){0,6}") {
+            prop_assume!(!escapes_base(rest.as_bytes()));
+            // A server that decodes once, then takes both slashes for separators, drops parameters and empty segments.
+            let decoded = String::from_utf8(decode(rest.as_bytes()).into_owned()).unwrap();
+            let mut depth = 0i32;
+            for segment in decoded.split(['/', '\\']) {
+                match segment.split(';').next().unwrap_or("") {
+                    "" | "." => {}
+                    ".." => depth -= 1,
+                    _ => depth += 1,
+                }
+                prop_assert!(depth >= 0, "{rest}");
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The process: threads, listening sockets, signals, the order of starting and ending, exit codes.
+//!
+//! The only file that starts threads and reads clocks (the resolver's threads and the demo's apart).
+//! Must not know: HTTP, what a notice means.
+
+use crate::config::{self, model};
+use crate::control::resolve::{Names, Resolver};
+use crate::control::{Control, Courier, Next, RESOLVE_TIME, Signals, Source, build};
+use crate::ground::tick::Tick;
+use crate::logging;
+use crate::shard::Shard;
+use crate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice};
+use crate::shard::net::{Event, MioNet, Subject};
+use crate::shared::process::Process;
+use crate::shared::snapshot::Snapshot;
+use mio::net::TcpListener;
+use mio::{Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
+
+/// An invalid configuration at the start (`EX_CONFIG` of sysexits.h).
+pub const EXIT_CONFIG: u8 = 78;
+/// Everything else that ends the process against its will.
+pub const EXIT_FAILURE: u8 = 1;
+/// Connections that may wait in a listener's queue; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// How often a shard looks at the wall clock.
+const WALL_EVERY: Duration = Duration::from_secs(1);
+const EVENTS: usize = 1024;
+
+/// The one clock of the process: every shard's breaker times must have the same zero.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn now(self) -> Tick {
+        Tick::from_elapsed(self.start.elapsed())
+    }
+
+    /// What the wall clock showed at the start, if it has not been set since.
+    fn wall_at_start_us(self) -> u64 {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(self.start.elapsed()).as_micros() as u64
+    }
+}
+
+/// Runs the gateway until it is told to end.
+pub fn serve(source: Source) -> ExitCode {
+    let loaded = match source.load() {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            eprint_quietly(&problems.to_string());
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    logging::start(loaded.config.gateway.log_level);
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    let code = match run(source, loaded.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            log::error!("{why}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    };
+    logging::finish();
+    code
+}
+
+/// Validates a configuration as `serve` would.
+pub fn check(source: &Source) -> ExitCode {
+    match source.load() {
+        Ok(config::Loaded { config, warnings }) => {
+            for warning in &warnings {
+                eprint_quietly(&warning.to_string());
+            }
+            let upstreams: usize = config.services.iter().map(|service| service.upstreams.len()).sum();
+            print_quietly(&format!(
+                "{}: ok, services: {}, upstreams: {upstreams}",
+                source.name(),
+                config.services.len()
+            ));
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            eprint_quietly(&problems.to_string());
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+/// A closed stderr must not end the program by a panic, as `eprintln!` would.
+fn eprint_quietly(text: &str) {
+    let _ = io::Write::write_all(&mut io::stderr().lock(), format!("{}\n", text.trim_end()).as_bytes());
+}
+
+fn print_quietly(text: &str) {
+    let _ = io::Write::write_all(&mut io::stdout().lock(), format!("{text}\n").as_bytes());
+}
+
+fn run(source: Source, config: model::Config) -> Result<(), String> {
+    let clock = Clock { start: Instant::now() };
+    let descriptors = raise_descriptor_limit();
+    let shards = match config.gateway.workers {
+        Some(workers) => workers.get(),
+        None => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+    };
+    let addresses = claim(&config.gateway.listen)?;
+    let (notices, inbox) = sync_channel(NOTICES);
+    watch_signals(notices.clone())?;
+    let facts = build::Facts { shards, descriptors, service_slots: Arc::default(), upstream_slots: Arc::default() };
+    let snapshot = Arc::new(first_snapshot(&config, &facts, clock, &notices, &inbox));
+    let process = Arc::new(Process::new(random()?, shards));
+    let mut couriers = Vec::with_capacity(shards);
+    for shard in 0..shards {
+        let started = start_shard(shard, &addresses, &snapshot, &process, notices.clone(), clock);
+        couriers.push(started.map_err(|error| format!("cannot start shard {shard}: {error}"))?);
+    }
+    process.ready.store(true, Ordering::Relaxed);
+    for address in &addresses {
+        log::info!("listening on {address}, shards: {shards}, services: {}", snapshot.services.len());
+    }
+    let signals = Signals { hangup: SIGHUP };
+    let mut control = Control::new(source, config, snapshot, facts, process, couriers, notices, signals);
+    control.watch_unresolved(clock.now());
+    steer(&mut control, &inbox, clock)
+}
+
+/// The control thread's loop.
+fn steer(control: &mut Control<ShardCourier>, inbox: &Receiver<Notice>, clock: Clock) -> Result<(), String> {
+    loop {
+        let wait = control.wake_at().since(clock.now()).min(Duration::from_secs(3600));
+        let notice = match inbox.recv_timeout(wait) {
+            Ok(notice) => Some(notice),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return Err("every shard has ended".to_owned()),
+        };
+        match control.step(notice, clock.now()) {
+            Next::Run => {}
+            Next::Exit => return Ok(()),
+            Next::Fail => return Err("the gateway cannot go on".to_owned()),
+        }
+    }
+}
+
+/// Resolves the names of the first configuration; what is missing then is out until it resolves.
+fn first_snapshot(
+    config: &model::Config,
+    facts: &build::Facts,
+    clock: Clock,
+    notices: &SyncSender<Notice>,
+    inbox: &Receiver<Notice>,
+) -> Snapshot {
+    let round = 1;
+    let mut names = Names::new(round, build::names(config, |_| true), clock.now().after(RESOLVE_TIME));
+    let mut resolver = Resolver::new(notices.clone());
+    resolver.ask(&mut names);
+    while !names.is_done() {
+        match inbox.recv_timeout(names.deadline.since(clock.now())) {
+            Ok(Notice::Resolved { round: 1, name, result }) => names.take(name, result),
+            Ok(Notice::Signal(signal)) if signal != SIGHUP => std::process::exit(0),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    for missing in names.missing() {
+        log::warn!("{missing}; its upstreams are out until it does");
+    }
+    build::snapshot(config, None, &names.found(), facts, 1, 1).0
+}
+
+fn random() -> Result<u64, String> {
+    let mut bytes = [0; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(8) => Ok(u64::from_ne_bytes(bytes)),
+        Ok(n) => Err(format!("the system gave {n} of 8 random bytes")),
+        Err(error) => Err(format!("the system has no random bytes: {error}")),
+    }
+}
+
+/// Raises the soft limit of descriptors to the hard one (getrlimit(2)); what it is then.
+fn raise_descriptor_limit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            log::warn!("the descriptor limit stays at {:?}: {error}", limit.current);
+        }
+    }
+    getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(1 << 20)
+}
+
+/// Makes sure that nobody listens on the addresses: `SO_REUSEPORT` would let two gateways share a port
+/// without a word. A port of 0 becomes the one that all shards then share.
+fn claim(addresses: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
+    let mut claimed = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        let bound = listening_socket(*address, false).and_then(|socket| socket.local_addr());
+        let bound = bound.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        claimed.push(bound.as_socket().unwrap_or(*address));
+    }
+    Ok(claimed)
+}
+
+fn listening_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
+        // Accepted sockets inherit it (tcp(7)).
+        socket.set_tcp_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+    }
+    socket.bind(&address.into())?;
+    if shared {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+fn watch_signals(notices: SyncSender<Notice>) -> Result<(), String> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM, SIGINT])
+        .map_err(|error| format!("cannot watch signals: {error}"))?;
+    let watch = move || {
+        let mut ending = false;
+        for signal in signals.forever() {
+            if signal != SIGHUP && std::mem::replace(&mut ending, true) {
+                // Whoever asks twice does not want to wait.
+                std::process::exit(i32::from(EXIT_FAILURE));
+            }
+            if notices.send(Notice::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("signals".to_owned()).stack_size(128 << 10).spawn(watch);
+    thread.map(|_| ()).map_err(|error| format!("cannot watch signals: {error}"))
+}
+
+/// The way to a shard's mailbox.
+#[derive(Debug)]
+struct ShardCourier {
+    commands: SyncSender<Command>,
+    waker: Waker,
+}
+
+impl Courier for ShardCourier {
+    fn send(&self, command: Command) -> bool {
+        match self.commands.try_send(command) {
+            Ok(()) => self.waker.wake().is_ok(),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+fn start_shard(
+    shard: usize,
+    addresses: &[SocketAddr],
+    snapshot: &Arc<Snapshot>,
+    process: &Arc<Process>,
+    notices: SyncSender<Notice>,
+    clock: Clock,
+) -> io::Result<ShardCourier> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), Token(Subject::Mailbox.token()))?;
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for (position, address) in addresses.iter().enumerate() {
+        let mut listener = TcpListener::from_std(listening_socket(*address, true)?.into());
+        let token = Token(Subject::Listener(position).token());
+        poll.registry().register(&mut listener, token, Interest::READABLE)?;
+        listeners.push(listener);
+    }
+    let net = MioNet::new(poll.registry().try_clone()?);
+    let (commands, receiver) = sync_channel(COMMANDS);
+    let mailbox = Mailbox { shard, commands: receiver, notices: notices.clone() };
+    let (snapshot, process) = (Arc::clone(snapshot), Arc::clone(process));
+    let seed = random().map_err(io::Error::other)?;
+    std::thread::Builder::new().name(format!("shard-{shard}")).spawn(move || {
+        let run = || {
+            let wall = clock.wall_at_start_us();
+            let shard = Shard::new(net, listeners, snapshot, process, mailbox, seed, wall);
+            run_shard(shard, poll, clock)
+        };
+        let why = match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => format!("poll: {error}"),
+            Err(_) => "an invariant does not hold".to_owned(),
+        };
+        // Control is the only reader; without it the process is ending anyway.
+        let _ = notices.send(Notice::Died { shard, why });
+    })?;
+    Ok(ShardCourier { commands, waker })
+}
+
+fn run_shard(mut shard: Shard<MioNet>, mut poll: Poll, clock: Clock) -> io::Result<()> {
+    let mut events = mio::Events::with_capacity(EVENTS);
+    let mut wall_at = clock.now().after(WALL_EVERY);
+    while !shard.is_drained() {
+        match poll.poll(&mut events, shard.patience()) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        let now = clock.now();
+        if now >= wall_at {
+            wall_at = now.after(WALL_EVERY);
+            shard.set_wall(clock.wall_at_start_us());
+        }
+        shard.turn(now, events.iter().map(Event::of_mio));
+    }
+    Ok(())
+}

@@ -1,0 +1,393 @@
+//! From a complete head to an upstream: parse, route, pick, check out, render, in one scope, because what
+//! was parsed borrows from the bytes that were read.
+//!
+//! Must not know: how bytes move afterwards (`exchange.rs`), what the control thread answers.
+
+use crate::http::body::{Body, Chunked, Coding, Transfer};
+use crate::http::request::{self, Framing, Refusal, Request, Storage};
+use crate::http::target::{self, Own, Route, Target};
+use crate::policy::balance::{self, Tried};
+use crate::policy::breaker::Grant;
+use crate::policy::retry::Account;
+use crate::shard::admin;
+use crate::shard::client::{ClientState, Then};
+use crate::shard::exchange::{self, Attempt, Exchange, Receive, RequestId, RequestMeta, Send};
+use crate::shard::mailbox::{Notice, Ticket};
+use crate::shard::net::{ClientId, Net};
+use crate::shard::upstreams::Upstreams;
+use crate::shard::{Ctx, Reply, Shard, Step};
+use crate::shared::failure::Failure;
+use crate::shared::snapshot::Service;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Bytes of the body of a request to the gateway itself.
+const OWN_BODY: usize = 4 << 10;
+/// How long control may take to answer.
+const TICKET_TIME: Duration = Duration::from_secs(30);
+
+/// What a request turned out to be, once nothing borrows from its bytes any more.
+enum Verdict<'s> {
+    /// More bytes are needed. So many at the front hold no end of the head; 1 when the head is complete and
+    /// a small body is not.
+    More { scanned: u32 },
+    /// An exchange goes its way, or fails at once.
+    Proxied(Step),
+    /// The gateway answers; so many bytes of the input are dealt with.
+    Replied { reply: Reply<'s>, consumed: usize },
+    /// Control answers.
+    Ticket { own: Own, facts: Facts, consumed: usize },
+}
+
+/// What an answer must know of the request.
+#[derive(Clone, Copy)]
+struct Facts {
+    meta: RequestMeta,
+    then: Then,
+}
+
+/// Takes the client's input, which holds at least one byte, as the beginning of a request.
+pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
+    let snapshot = shard.snapshot.clone();
+    let verdict = judge(shard, id, &snapshot);
+    let Some(client) = shard.clients.get_mut(id) else { return Step::Wait };
+    match verdict {
+        Verdict::More { scanned } => {
+            client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, 0);
+            if !matches!(client.state, ClientState::Head { .. }) {
+                client.conn.deadline = shard.ctx.now.after(snapshot.client.header_timeout);
+            }
+            client.state = ClientState::Head { scanned };
+            Step::Again
+        }
+        Verdict::Proxied(step) => {
+            client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, 0);
+            step
+        }
+        Verdict::Replied { reply, consumed } => {
+            match reply.then {
+                Then::Keep => client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, consumed),
+                _ => client.drop_input(&mut shard.scratch, &mut shard.ctx.pool),
+            }
+            shard.reply(id, &reply)
+        }
+        Verdict::Ticket { own, facts, consumed } => {
+            client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, consumed);
+            client.state = ClientState::Ticket { then: facts.then };
+            client.conn.deadline = shard.ctx.now.after(TICKET_TIME);
+            let ticket = Ticket {
+                shard: shard.ctx.shard(),
+                client: id.pack(),
+                own,
+                to_head: facts.meta.is_head,
+                persistence: exchange::persistence(facts.meta.version, facts.then),
+                request_id: facts.meta.id.as_bytes().to_vec(),
+            };
+            match shard.ctx.mailbox.tell(Notice::Ticket(ticket)) {
+                Ok(()) => Step::Wait,
+                Err(_) => {
+                    shard.ctx.counters().notices_lost.bump();
+                    shard.reply(id, &facts.reply(503, "the gateway's control thread is overloaded", None))
+                }
+            }
+        }
+    }
+}
+
+impl Facts {
+    fn reply<'s>(self, status: u16, detail: &'s str, token: Option<&'static str>) -> Reply<'s> {
+        Reply { meta: self.meta, then: self.then, ..Reply::new(status, detail, token) }
+    }
+}
+
+fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::shard::LocalSnapshot) -> Verdict<'s> {
+    let Shard { clients, exchanges, upstreams, accounts, ctx, scratch, .. } = shard;
+    let Some(client) = clients.get_mut(id) else { return Verdict::Proxied(Step::Wait) };
+    let input = client.input(scratch);
+    if let ClientState::Head { scanned: scanned @ 1.. } = client.state
+        && !head_ended(input, scanned as usize)
+        && input.len() <= snapshot.head.head()
+    {
+        return Verdict::More { scanned: input.len() as u32 };
+    }
+    let mut storage = Storage::new();
+    let request = match Request::parse(input, &snapshot.head, &mut storage) {
+        Ok(Some(request)) => request,
+        Ok(None) => return Verdict::More { scanned: input.len() as u32 },
+        Err(refusal) => {
+            ctx.counters().refused.bump();
+            return Verdict::Replied { reply: Reply::of_refusal(refusal), consumed: 0 };
+        }
+    };
+    ctx.counters().requests.bump();
+    let meta = RequestMeta {
+        version: request.version,
+        is_head: request.method == "HEAD",
+        is_idempotent: request::is_idempotent(request.method),
+        keeps_alive: request.keeps_alive(),
+        framing: request.framing,
+        head_len: request.len as u32,
+        id: match request.request_id {
+            Some(given) => RequestId::kept(given),
+            None => RequestId::made(ctx.random.next_u64(), ctx.random.next_u64()),
+        },
+    };
+    let Target::Resource { path, .. } = request.target else { return options(meta, input, ctx) };
+    let (service, rest) = match Route::of(path) {
+        Route::Proxy { service, rest } => (service, rest),
+        Route::Own(own) => return own_resource(own, &request, meta, input, &client.conn.socket, client.peer, ctx),
+        Route::Unknown => return replied(meta, input, ctx, 404, "there is no such resource", None),
+    };
+    if target::escapes_base(rest) {
+        return replied(meta, input, ctx, 400, "the path leaves the upstream's base path", Some("http_request_error"));
+    }
+    let Some(at) = snapshot.service(&service) else {
+        return replied(meta, input, ctx, 404, "there is no such service", Some("destination_not_found"));
+    };
+    if request.came_via(ctx.process.pseudonym.as_bytes()) {
+        let refusal = Refusal::Loop;
+        return replied(meta, input, ctx, refusal.status(), refusal.detail(), Some(refusal.token()));
+    }
+    let service = &snapshot.services[at as usize];
+    if let Some(account) = accounts.get_mut(service.identity.slot.number()) {
+        Account::earn(account);
+    }
+    let mut tried = Tried::default();
+    let Some((position, grant)) = pick(service, &tried, ctx) else {
+        ctx.counters().rejected.bump();
+        let (detail, retry_after_s) = unavailable(service, ctx);
+        let facts = facts(meta, input, ctx);
+        let reply = Reply {
+            service: Some(&service.identity.name),
+            retry_after_s: Some(retry_after_s),
+            ..facts.1.reply(503, detail, Some("destination_unavailable"))
+        };
+        return Verdict::Replied { reply, consumed: facts.0 };
+    };
+    tried.add(position);
+    let mut exchange = Exchange {
+        request: meta,
+        snapshot: snapshot.clone(),
+        service: at,
+        position,
+        tried,
+        has_opened: false,
+        started: ctx.now,
+        kept: 0,
+        attempt: attempt(grant, ctx),
+    };
+    let step = match connect(&mut exchange, id, upstreams, ctx) {
+        Err(failure) => Step::Fail(failure),
+        Ok(()) => match exchange.attempt.upstream.and_then(|id| upstreams.table.get_mut(id)) {
+            Some(upstream) if exchange.attempt.reused => {
+                match exchange::begin(&request, rest, input, client.peer, &mut exchange, upstream, ctx) {
+                    Ok(()) => Step::Again,
+                    Err(what) => Step::Refuse(Refusal::Malformed(what)),
+                }
+            }
+            _ => Step::Wait,
+        },
+    };
+    client.state = ClientState::Exchange(exchanges.insert(exchange));
+    Verdict::Proxied(step)
+}
+
+/// Renders and sends a request whose connection has just come, from the bytes that were kept.
+pub fn begin_kept<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
+    let Shard { clients, exchanges, upstreams, ctx, .. } = shard;
+    let Some(client) = clients.get_mut(id) else { return Step::Wait };
+    let ClientState::Exchange(exchange_id) = client.state else { return Step::Wait };
+    let Some(exchange) = exchanges.get_mut(exchange_id) else { return Step::Close };
+    let Some(upstream) = exchange.attempt.upstream.and_then(|id| upstreams.table.get_mut(id)) else {
+        return Step::Fail(Failure::Unsent);
+    };
+    let input = client.conn.inbound.bytes();
+    let mut storage = Storage::new();
+    // It was parsed before, under the same limits.
+    let Ok(Some(request)) = Request::parse(input, &exchange.snapshot.head, &mut storage) else {
+        return Step::Refuse(Refusal::Malformed("the request was lost"));
+    };
+    let Target::Resource { path, .. } = request.target else {
+        return Step::Refuse(Refusal::Malformed("the request was lost"));
+    };
+    let rest = match Route::of(path) {
+        Route::Proxy { rest, .. } => rest,
+        _ => b"",
+    };
+    match exchange::begin(&request, rest, input, client.peer, exchange, upstream, ctx) {
+        Ok(()) => Step::Again,
+        Err(what) => Step::Refuse(Refusal::Malformed(what)),
+    }
+}
+
+fn head_ended(input: &[u8], scanned: usize) -> bool {
+    crate::http::head::end(input, scanned.min(input.len())) != crate::http::head::End::Missing
+}
+
+/// Draws tickets until an upstream with an address and a permit is found.
+pub fn pick<N: Net>(service: &Service, tried: &Tried, ctx: &mut Ctx<N>) -> Option<(u16, Grant)> {
+    let now_ms = ctx.now.ms();
+    let picked = balance::pick(&service.cursor, &service.turns, service.upstreams.len(), tried, |position| {
+        let upstream = &service.upstreams[usize::from(position)];
+        if upstream.addresses.is_empty() {
+            return None;
+        }
+        upstream.identity.breaker.acquire(now_ms, &upstream.breaker)
+    });
+    let (position, grant) = picked?;
+    let upstream = &service.upstreams[usize::from(position)];
+    let counters = &upstream.identity.counters[ctx.shard()];
+    counters.attempts.bump();
+    counters.in_flight.bump();
+    if let Some(transition) = grant.transition {
+        ctx.tell_moved(upstream, transition, None);
+    }
+    Some((position, grant))
+}
+
+/// Why nothing can be picked, and whole seconds until it is worth another try.
+fn unavailable<N: Net>(service: &Service, ctx: &Ctx<N>) -> (&'static str, u64) {
+    let now_ms = ctx.now.ms();
+    let probes = service
+        .upstreams
+        .iter()
+        .filter(|upstream| !upstream.addresses.is_empty())
+        .filter_map(|upstream| upstream.identity.breaker.view().probe_at_ms);
+    match probes.min() {
+        Some(at) => ("every upstream's circuit is open", at.saturating_sub(now_ms).div_ceil(1000).max(1)),
+        None if service.upstreams.is_empty() => ("the service has no upstreams", 1),
+        None => ("no upstream's name resolves", 5),
+    }
+}
+
+/// A new attempt, before it has a connection.
+pub fn attempt<N>(grant: Grant, ctx: &Ctx<N>) -> Attempt {
+    Attempt {
+        upstream: None,
+        permit: Some(grant.permit),
+        send: Send::Waiting,
+        body: Transfer::EMPTY,
+        receive: Receive::Head,
+        reused: false,
+        repeated: false,
+        since: ctx.now,
+    }
+}
+
+/// Gives the attempt a pooled connection, or begins a new one.
+pub fn connect<N: Net>(
+    exchange: &mut Exchange,
+    client: ClientId,
+    upstreams: &mut Upstreams<N::Stream>,
+    ctx: &mut Ctx<N>,
+) -> Result<(), Failure> {
+    let snapshot = exchange.snapshot.clone();
+    let to = &snapshot.services[exchange.service as usize].upstreams[usize::from(exchange.position)];
+    if !exchange.attempt.repeated
+        && let Some(id) = upstreams.check_out(to.identity.slot.number(), client)
+    {
+        exchange.attempt.upstream = Some(id);
+        exchange.attempt.reused = true;
+        return Ok(());
+    }
+    exchange.attempt.reused = false;
+    exchange.attempt.upstream = Some(upstreams.connect(&mut ctx.net, to, client, 0)?);
+    Ok(())
+}
+
+/// How many bytes of the input the whole request takes, if it is all there; and what follows the answer.
+fn facts<N: Net>(meta: RequestMeta, input: &[u8], ctx: &Ctx<N>) -> (usize, Facts) {
+    let head = meta.head_len as usize;
+    let end = match meta.framing {
+        Framing::Empty => Some(head),
+        Framing::Length(length) => usize::try_from(length).ok().and_then(|length| head.checked_add(length)),
+        Framing::Chunked => None,
+    };
+    let (consumed, then) = match end.filter(|end| *end <= input.len()) {
+        None => (0, Then::Linger),
+        Some(end) if meta.keeps_alive && !ctx.draining => (end, Then::Keep),
+        Some(end) => (end, Then::Close),
+    };
+    (consumed, Facts { meta, then })
+}
+
+fn replied<'s, N: Net>(
+    meta: RequestMeta,
+    input: &[u8],
+    ctx: &Ctx<N>,
+    status: u16,
+    detail: &'s str,
+    token: Option<&'static str>,
+) -> Verdict<'s> {
+    let (consumed, facts) = facts(meta, input, ctx);
+    Verdict::Replied { reply: facts.reply(status, detail, token), consumed }
+}
+
+/// `OPTIONS *`: what the gateway itself can (RFC 9110 section 9.3.7).
+fn options<'s, N: Net>(meta: RequestMeta, input: &[u8], ctx: &Ctx<N>) -> Verdict<'s> {
+    let (consumed, facts) = facts(meta, input, ctx);
+    let reply =
+        Reply { allow: Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"), ..facts.reply(204, "", None) };
+    Verdict::Replied { reply, consumed }
+}
+
+fn own_resource<'s, N: Net>(
+    own: Own,
+    request: &Request<'_, '_>,
+    meta: RequestMeta,
+    input: &[u8],
+    socket: &N::Stream,
+    peer: std::net::IpAddr,
+    ctx: &Ctx<N>,
+) -> Verdict<'s> {
+    if !own.takes(request.method) {
+        let (consumed, facts) = facts(meta, input, ctx);
+        let reply =
+            Reply { allow: Some(own.allow()), ..facts.reply(405, "the resource does not take this method", None) };
+        return Verdict::Replied { reply, consumed };
+    }
+    match own {
+        Own::Live => replied(meta, input, ctx, 200, "ok\n", None),
+        Own::Ready if ctx.process.ready.load(Ordering::Relaxed) => replied(meta, input, ctx, 200, "ready\n", None),
+        Own::Ready => replied(meta, input, ctx, 503, "the gateway is draining or starting", None),
+        Own::Status | Own::Reload => {
+            if let Some(why) = admin::refusal(request, peer, ctx.net.local_addr(socket).ok()) {
+                return replied(meta, input, ctx, 403, why, Some("http_request_denied"));
+            }
+            match whole_body(request.framing, &input[request.len..]) {
+                Err(refusal) => {
+                    let (_, mut facts) = facts(meta, input, ctx);
+                    facts.then = Then::Linger;
+                    let reply = facts.reply(refusal.status(), refusal.detail(), Some(refusal.token()));
+                    Verdict::Replied { reply, consumed: 0 }
+                }
+                Ok(None) => Verdict::More { scanned: 1 },
+                Ok(Some(body)) => {
+                    let then = if meta.keeps_alive && !ctx.draining { Then::Keep } else { Then::Close };
+                    Verdict::Ticket { own, facts: Facts { meta, then }, consumed: request.len + body }
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of a small body when all of it is there.
+fn whole_body(framing: Framing, input: &[u8]) -> Result<Option<usize>, Refusal> {
+    match framing {
+        Framing::Empty => Ok(Some(0)),
+        Framing::Length(length) if length > OWN_BODY as u64 => Err(Refusal::BodyTooLarge),
+        Framing::Length(length) => Ok(Some(length as usize).filter(|length| *length <= input.len())),
+        Framing::Chunked => {
+            let mut transfer = Transfer::new(Body::Chunked(Chunked::default()), Coding::Plain);
+            let mut decoded = Vec::new();
+            let passed = transfer.pass(input, OWN_BODY, &mut decoded).map_err(Refusal::Malformed)?;
+            match transfer.is_done() {
+                _ if decoded.len() > OWN_BODY => Err(Refusal::BodyTooLarge),
+                true => Ok(Some(passed.consumed)),
+                // Framing may cost as much again, but not more.
+                false if input.len() > 4 * OWN_BODY => Err(Refusal::BodyTooLarge),
+                false => Ok(None),
+            }
+        }
+    }
+}

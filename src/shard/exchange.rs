@@ -1,0 +1,755 @@
+//! An exchange: one request and its response on their way through a client connection and an upstream
+//! connection. Two flows that know nothing of each other, and one joint rule over the pair of their states
+//! (RFC 9112 sections 6, 7 and 9).
+//!
+//! | send | receive | what happened | step |
+//! |---|---|---|---|
+//! | any | any | the client reset, or writing to it failed | Cancel |
+//! | body due | any | the client's end, a malformed chunk | 400 before the response began, else Cancel |
+//! | any | Head | the upstream's end, reset, invalid head | Fail: retry or answer |
+//! | any | Body, until close | the upstream's end | receive is done |
+//! | any | Body, framed | the upstream's end, reset, bad chunk | Fail: cut short |
+//! | any | Done | | Finish; early when send is not done: then the upstream closes and the client lingers |
+//! | Done | any | the client's end | Cancel, unless `client.half_close` |
+//! | else | | | Wait |
+//!
+//! A failed write to the upstream is not an event: sending is over, and what can still be read decides.
+//! Must not know: how an upstream is picked, whether a failure is retried.
+
+use crate::ground::buffer::Buffer;
+use crate::ground::table::Id;
+use crate::ground::tick::Tick;
+use crate::http::body::{Body, Chunked, Coding, Passed, Transfer};
+use crate::http::render::{self, Onward, Persistence};
+use crate::http::request::{self, Request, Storage, Version};
+use crate::http::response::{self, Invalid, Response};
+use crate::policy::balance::Tried;
+use crate::policy::breaker::{Outcome, Permit};
+use crate::shard::client::{Client, Then};
+use crate::shard::conn::{Broken, Filled, Ready};
+use crate::shard::net::{Net, UpstreamId};
+use crate::shard::upstreams::{UpstreamConn, UpstreamState};
+use crate::shard::{Ctx, LocalSnapshot, Step, upstreams};
+use crate::shared::failure::Failure;
+use crate::shared::snapshot::{Service, Upstream};
+use std::time::Duration;
+
+/// Names an exchange.
+pub type ExchangeId = Id<Exchange>;
+
+/// An exchange, from dispatch to its end.
+#[derive(Debug)]
+pub struct Exchange {
+    /// What must be known of the request when its bytes are gone.
+    pub request: RequestMeta,
+    /// The configuration on which it began and ends.
+    pub snapshot: LocalSnapshot,
+    /// Position of the service in it.
+    pub service: u32,
+    /// Position of the upstream in the service.
+    pub position: u16,
+    /// Upstreams tried, this one included.
+    pub tried: Tried,
+    /// A failure of this exchange has opened a breaker: further ones are neutral.
+    pub has_opened: bool,
+    /// When its head was complete.
+    pub started: Tick,
+    /// Bytes at the front of the client's `inbound` that an upstream has got already: kept for a replay,
+    /// which is possible while this is not zero (or nothing has been sent at all).
+    pub kept: u32,
+    /// The present try.
+    pub attempt: Attempt,
+}
+
+/// What is known of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestMeta {
+    /// The client's.
+    pub version: Version,
+    /// It is `HEAD`.
+    pub is_head: bool,
+    /// It may be repeated without harm.
+    pub is_idempotent: bool,
+    /// The client would send another one on this connection.
+    pub keeps_alive: bool,
+    /// Of its body.
+    pub framing: request::Framing,
+    /// Bytes of its head.
+    pub head_len: u32,
+    /// Kept or made.
+    pub id: RequestId,
+}
+
+/// A request id, in place.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestId {
+    len: u8,
+    bytes: [u8; 128],
+}
+
+impl RequestId {
+    /// The id that the client gave, valid as it is.
+    pub fn kept(id: &[u8]) -> RequestId {
+        let len = id.len().min(128);
+        let mut bytes = [0; 128];
+        bytes[..len].copy_from_slice(&id[..len]);
+        RequestId { len: len as u8, bytes }
+    }
+
+    /// A new id of 128 random bits.
+    pub fn made(high: u64, low: u64) -> RequestId {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut bytes = [0; 128];
+        for (at, byte) in high.to_be_bytes().into_iter().chain(low.to_be_bytes()).enumerate() {
+            bytes[2 * at] = DIGITS[usize::from(byte >> 4)];
+            bytes[2 * at + 1] = DIGITS[usize::from(byte & 15)];
+        }
+        RequestId { len: 32, bytes }
+    }
+
+    /// Its characters.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// One try on one upstream.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Its connection; none between two.
+    pub upstream: Option<UpstreamId>,
+    /// Until it is settled.
+    pub permit: Option<Permit>,
+    /// Request to upstream.
+    pub send: Send,
+    /// The request's body on its way.
+    pub body: Transfer,
+    /// Response to client.
+    pub receive: Receive,
+    /// The connection came from the pool.
+    pub reused: bool,
+    /// It repeats the request after a stale connection.
+    pub repeated: bool,
+    /// The last progress of either flow.
+    pub since: Tick,
+}
+
+/// How far the request has gone to the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Send {
+    /// The connection is not there yet; nothing was rendered.
+    Waiting,
+    /// So many bytes of the head are still in `outbound`.
+    Head {
+        /// At least one.
+        left: u32,
+    },
+    /// The head has gone; the body is on its way.
+    Body,
+    /// All has gone.
+    Complete,
+    /// The connection takes no more.
+    Broken {
+        /// The upstream can have the whole head.
+        head_written: bool,
+    },
+}
+
+/// How far the response has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    /// Its final head is awaited.
+    Head,
+    /// Its head went to the client.
+    Body {
+        /// The body on its way.
+        transfer: Transfer,
+        /// What becomes of the client's connection, as the head said.
+        then: Then,
+        /// How long the upstream's connection may be idle afterwards; `None` closes it.
+        reuse: Option<Duration>,
+        /// Silence is normal.
+        is_stream: bool,
+    },
+    /// All of it went to the client, or waits in its `outbound`.
+    Done {
+        /// What becomes of the client's connection.
+        then: Then,
+        /// How long the upstream's connection may be idle; `None` closes it.
+        reuse: Option<Duration>,
+    },
+}
+
+/// What a flow met that it cannot judge alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The client reset its connection, or does not take bytes any more.
+    ClientBroken,
+    /// The client's last byte was read inside its request body.
+    ClientEnded,
+    /// The client's body is malformed.
+    ClientMalformed(&'static str),
+    /// The upstream's last byte was read, or its connection was reset (`true`).
+    UpstreamEnded {
+        /// By a reset.
+        reset: bool,
+        /// A part of the response head had come.
+        inside: bool,
+    },
+    /// The upstream sent something that is not taken.
+    Invalid(Failure),
+}
+
+impl Exchange {
+    /// Its service.
+    pub fn service(&self) -> &Service {
+        &self.snapshot.services[self.service as usize]
+    }
+
+    /// The upstream of the present attempt.
+    pub fn upstream(&self) -> &Upstream {
+        &self.service().upstreams[usize::from(self.position)]
+    }
+
+    /// Whether all of the request was read from the client.
+    pub fn request_is_complete(&self) -> bool {
+        match self.attempt.send {
+            Send::Waiting => self.request.framing == request::Framing::Empty,
+            _ => self.attempt.body.is_done(),
+        }
+    }
+
+    /// Whether all that was read of the request is still held.
+    pub fn is_replayable(&self) -> bool {
+        self.attempt.receive == Receive::Head && (self.kept > 0 || self.attempt.send == Send::Waiting)
+    }
+
+    /// The permit ends.
+    pub fn settle<N>(&mut self, outcome: Outcome, cause: Option<Failure>, ctx: &mut Ctx<N>) {
+        let Some(permit) = self.attempt.permit.take() else { return };
+        // One poisonous request opens one breaker, not all of them.
+        let outcome = if outcome == Outcome::Failure && self.has_opened { Outcome::Neutral } else { outcome };
+        let upstream = self.upstream();
+        let transition = upstream.identity.breaker.settle(permit, outcome, ctx.now.ms(), &upstream.breaker);
+        let counters = &upstream.identity.counters[ctx.shard()];
+        counters.in_flight.drop_one();
+        if cause.is_some() {
+            counters.failures.bump();
+        }
+        if let Some(transition) = transition {
+            ctx.tell_moved(upstream, transition, cause);
+            self.has_opened |= transition.to == crate::policy::breaker::State::Open;
+        }
+    }
+
+    /// Settles what is known to be a failure, a status among them.
+    pub fn settle_failure<N>(&mut self, failure: Failure, ctx: &mut Ctx<N>) {
+        let outcome = failure.outcome(&self.upstream().failure_on);
+        self.settle(outcome, Some(failure), ctx);
+    }
+}
+
+/// Whose turn it is, and how long it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The client must read or send.
+    Client(Duration),
+    /// The upstream must; the failure when it does not.
+    Upstream(Duration, Failure),
+    /// A stream, whose silence is nobody's fault.
+    Stream(Duration),
+}
+
+/// The side that is waited for.
+pub fn awaited<S>(exchange: &Exchange, client: &Client<S>, upstream: &UpstreamConn<S>) -> Awaited {
+    let timeouts = &exchange.upstream().timeouts;
+    let patience = exchange.snapshot.client.body_idle;
+    match (exchange.attempt.send, exchange.attempt.receive) {
+        (Send::Waiting, _) => Awaited::Upstream(timeouts.connect, Failure::ConnectTimeout),
+        _ if !client.conn.outbound.is_empty() => Awaited::Client(patience),
+        (Send::Head { .. } | Send::Body, Receive::Head | Receive::Body { .. })
+            if upstream.conn.outbound.is_empty() && !exchange.attempt.body.is_done() =>
+        {
+            Awaited::Client(patience)
+        }
+        (Send::Head { .. } | Send::Body, Receive::Head) => Awaited::Upstream(timeouts.idle, Failure::ResponseTimeout),
+        (_, Receive::Head) => Awaited::Upstream(timeouts.response, Failure::ResponseTimeout),
+        (_, Receive::Body { is_stream: true, .. }) => Awaited::Stream(timeouts.stream),
+        _ => Awaited::Upstream(timeouts.idle, Failure::BodyIdle),
+    }
+}
+
+/// Renders the head and sends it with what is there of the body. `input` is the client's input, with the
+/// head at its front; afterwards `exchange.kept` bytes of it have been dealt with.
+pub fn begin<N: Net>(
+    request: &Request<'_, '_>,
+    rest: &[u8],
+    input: &[u8],
+    client: std::net::IpAddr,
+    exchange: &mut Exchange,
+    upstream: &mut UpstreamConn<N::Stream>,
+    ctx: &mut Ctx<N>,
+) -> Result<(), &'static str> {
+    let to = &exchange.snapshot.services[exchange.service as usize].upstreams[usize::from(exchange.position)];
+    let onward = Onward {
+        base_path: &to.base_path,
+        path: &to.path,
+        rest,
+        host: to.host.as_deref(),
+        client,
+        pseudonym: ctx.process.pseudonym.as_bytes(),
+        request_id: exchange.request.id.as_bytes(),
+    };
+    ctx.output.clear();
+    render::request(&mut ctx.output, request, &onward);
+    let head = ctx.output.len();
+    let body = &input[request.len..];
+    let attempt = &mut exchange.attempt;
+    attempt.body = match request.framing {
+        request::Framing::Empty => Transfer::EMPTY,
+        request::Framing::Length(length) => Transfer::new(Body::Length(length), Coding::Plain),
+        request::Framing::Chunked => Transfer::new(Body::Chunked(Chunked::default()), Coding::Chunked),
+    };
+    let passed = attempt.body.pass(body, exchange.snapshot.head.header_bytes, &mut ctx.output)?;
+    let sent = upstream.conn.send(&mut ctx.net, &mut ctx.pool, &ctx.output, &body[..passed.direct]);
+    exchange.kept = (request.len + passed.consumed) as u32;
+    attempt.receive = Receive::Head;
+    attempt.since = ctx.now;
+    attempt.send = match sent {
+        Err(Broken) => Send::Broken { head_written: false },
+        Ok(n) if n < head => Send::Head { left: (head - n) as u32 },
+        Ok(_) if upstream.conn.outbound.is_empty() && attempt.body.is_done() => Send::Complete,
+        Ok(_) => Send::Body,
+    };
+    Ok(())
+}
+
+/// Moves what can be moved, then judges.
+pub fn advance<N: Net>(
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    upstream: &mut UpstreamConn<N::Stream>,
+    scratch: &mut Buffer,
+    ctx: &mut Ctx<N>,
+) -> Step {
+    if client.conn.ready.has(Ready::BROKEN) {
+        return Step::Cancel;
+    }
+    if let UpstreamState::Connecting { client: owner, tried } = upstream.state {
+        return match connecting(client, exchange, upstream, ctx) {
+            Step::Begin => {
+                upstream.state = UpstreamState::Serving { client: owner };
+                upstreams::prefer(exchange.upstream(), tried);
+                Step::Begin
+            }
+            other => other,
+        };
+    }
+    loop {
+        let moved = match flows(client, exchange, upstream, scratch, ctx) {
+            Ok(moved) => moved,
+            Err(event) => return judge(exchange, event),
+        };
+        if moved {
+            exchange.attempt.since = ctx.now;
+        }
+        if let Receive::Done { .. } = exchange.attempt.receive {
+            return Step::Finish;
+        }
+        if !moved {
+            break;
+        }
+        if ctx.budget == 0 {
+            return Step::Yield;
+        }
+    }
+    let gone = client.conn.ready.has(Ready::READ_CLOSED) && !exchange.snapshot.client.half_close;
+    if gone && exchange.request_is_complete() { Step::Cancel } else { Step::Wait }
+}
+
+fn connecting<N: Net>(
+    client: &Client<N::Stream>,
+    exchange: &Exchange,
+    upstream: &UpstreamConn<N::Stream>,
+    ctx: &mut Ctx<N>,
+) -> Step {
+    let gone = client.conn.ready.has(Ready::READ_CLOSED) && !exchange.snapshot.client.half_close;
+    if gone && exchange.request_is_complete() {
+        return Step::Cancel;
+    }
+    if !upstream.conn.ready.has_any(Ready::WRITABLE.with(Ready::BROKEN).with(Ready::READ_CLOSED)) {
+        return Step::Wait;
+    }
+    match ctx.net.connected(&upstream.conn.socket) {
+        Ok(()) if upstream.conn.ready.has(Ready::BROKEN) => Step::NextAddress(Failure::Unreachable),
+        Ok(()) => Step::Begin,
+        Err(error) => Step::NextAddress(Failure::of_connect(&error)),
+    }
+}
+
+/// Both flows once; whether one of them made progress.
+fn flows<N: Net>(
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    upstream: &mut UpstreamConn<N::Stream>,
+    scratch: &mut Buffer,
+    ctx: &mut Ctx<N>,
+) -> Result<bool, Event> {
+    let sent = match exchange.attempt.send {
+        Send::Complete | Send::Broken { .. } => Ok(false),
+        _ => send_request(client, exchange, upstream, scratch, ctx),
+    };
+    match sent {
+        Ok(sent) => Ok(receive_response(client, exchange, upstream, scratch, ctx)? || sent),
+        Err(Event::ClientBroken) => Err(Event::ClientBroken),
+        // What the upstream has said already is worth more than how the client's body ends.
+        Err(event) => match receive_response(client, exchange, upstream, scratch, ctx) {
+            Ok(true) if matches!(exchange.attempt.receive, Receive::Done { .. }) => Ok(true),
+            _ => Err(event),
+        },
+    }
+}
+
+/// What an event means, given how far the response is. The joint rule's part that is about ends.
+fn judge(exchange: &Exchange, event: Event) -> Step {
+    let before_response = exchange.attempt.receive == Receive::Head;
+    match event {
+        Event::ClientBroken => Step::Cancel,
+        Event::ClientEnded if before_response => {
+            Step::Refuse(request::Refusal::Malformed("the connection ended inside the request body"))
+        }
+        Event::ClientMalformed(what) if before_response => Step::Refuse(request::Refusal::Malformed(what)),
+        Event::ClientEnded | Event::ClientMalformed(_) => Step::Cancel,
+        Event::Invalid(failure) => Step::Fail(failure),
+        Event::UpstreamEnded { .. } if !before_response => Step::Fail(Failure::BodyShort),
+        Event::UpstreamEnded { inside: true, .. } => Step::Fail(Failure::Incomplete),
+        Event::UpstreamEnded { .. } => match exchange.attempt.send {
+            Send::Waiting | Send::Head { .. } | Send::Broken { head_written: false } => Step::Fail(Failure::Unsent),
+            _ => Step::Fail(Failure::Closed),
+        },
+    }
+}
+
+fn send_request<N: Net>(
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    upstream: &mut UpstreamConn<N::Stream>,
+    scratch: &mut Buffer,
+    ctx: &mut Ctx<N>,
+) -> Result<bool, Event> {
+    let mut moved = false;
+    if !upstream.conn.outbound.is_empty() {
+        match upstream.conn.flush(&mut ctx.net, &mut ctx.pool) {
+            Err(Broken) => return Ok(break_send(exchange)),
+            Ok(0) => return Ok(false),
+            Ok(n) => {
+                moved = true;
+                if let Send::Head { left } = exchange.attempt.send {
+                    exchange.attempt.send = match left.saturating_sub(n as u32) {
+                        0 => Send::Body,
+                        left => Send::Head { left },
+                    };
+                }
+            }
+        }
+        if !upstream.conn.outbound.is_empty() {
+            return Ok(true);
+        }
+    }
+    if exchange.attempt.body.is_done() {
+        exchange.attempt.send = Send::Complete;
+        return Ok(true);
+    }
+    Ok(send_body(client, exchange, upstream, scratch, ctx)? || moved)
+}
+
+/// Passes on what the client has sent of its body: from `inbound` behind the kept bytes, or straight from
+/// a read.
+fn send_body<N: Net>(
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    upstream: &mut UpstreamConn<N::Stream>,
+    scratch: &mut Buffer,
+    ctx: &mut Ctx<N>,
+) -> Result<bool, Event> {
+    let kept = exchange.kept as usize;
+    let trailer_limit = exchange.snapshot.head.header_bytes;
+    let from_inbound = client.conn.inbound.len() > kept;
+    scratch.reset();
+    let filled = if from_inbound {
+        // A trailer section that has come in part: it goes on behind that part.
+        client.conn.fill_inbound(&mut ctx.net, &mut ctx.pool, trailer_limit)
+    } else {
+        client.conn.fill(&mut ctx.net, scratch)
+    };
+    match filled {
+        Filled::Bytes(n) => ctx.budget = ctx.budget.saturating_sub(n),
+        Filled::Nothing => return Ok(false),
+        Filled::End => return Err(Event::ClientEnded),
+        Filled::Broken => return Err(Event::ClientBroken),
+    }
+    let input = if from_inbound { &client.conn.inbound.bytes()[kept..] } else { scratch.bytes() };
+    ctx.output.clear();
+    let passed = exchange.attempt.body.pass(input, trailer_limit, &mut ctx.output).map_err(Event::ClientMalformed)?;
+    let sent = upstream.conn.send(&mut ctx.net, &mut ctx.pool, &ctx.output, &input[..passed.direct]);
+    settle_input(client, exchange, scratch, passed.consumed, ctx);
+    if sent == Err(Broken) {
+        return Ok(break_send(exchange));
+    }
+    if upstream.conn.outbound.is_empty() && exchange.attempt.body.is_done() {
+        exchange.attempt.send = Send::Complete;
+    }
+    Ok(true)
+}
+
+/// Files the bytes that were just passed on: kept for a replay while there is room, else given up with
+/// everything kept before.
+fn settle_input<N: Net>(
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    scratch: &mut Buffer,
+    consumed: usize,
+    ctx: &mut Ctx<N>,
+) {
+    let kept = exchange.kept as usize;
+    let keeps = kept > 0
+        && exchange.attempt.receive == Receive::Head
+        && kept + consumed + scratch.len() <= exchange.snapshot.buffer;
+    let inbound = &mut client.conn.inbound;
+    let pool = &mut ctx.pool;
+    if keeps {
+        inbound.append(pool, scratch.bytes());
+        exchange.kept = (kept + consumed) as u32;
+    } else if scratch.is_empty() {
+        inbound.consume(pool, kept + consumed);
+        exchange.kept = 0;
+    } else {
+        inbound.consume(pool, kept);
+        inbound.append(pool, &scratch.bytes()[consumed..]);
+        exchange.kept = 0;
+    }
+    scratch.reset();
+}
+
+/// The upstream takes no more; always progress, because reading decides now.
+fn break_send(exchange: &mut Exchange) -> bool {
+    let head_written = !matches!(exchange.attempt.send, Send::Waiting | Send::Head { .. });
+    exchange.attempt.send = Send::Broken { head_written };
+    true
+}
+
+fn receive_response<N: Net>(
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    upstream: &mut UpstreamConn<N::Stream>,
+    scratch: &mut Buffer,
+    ctx: &mut Ctx<N>,
+) -> Result<bool, Event> {
+    let mut moved = false;
+    if !client.conn.outbound.is_empty() {
+        // Back-pressure: the upstream is not read while the client has not taken what there is.
+        moved = client.conn.flush(&mut ctx.net, &mut ctx.pool).map_err(|Broken| Event::ClientBroken)? > 0;
+        if !client.conn.outbound.is_empty() {
+            return Ok(moved);
+        }
+    }
+    let received = match exchange.attempt.receive {
+        Receive::Head => receive_head(client, exchange, upstream, scratch, ctx)?,
+        Receive::Body { .. } => receive_body(client, exchange, upstream, scratch, ctx)?,
+        Receive::Done { .. } => false,
+    };
+    Ok(received || moved)
+}
+
+fn receive_head<N: Net>(
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    upstream: &mut UpstreamConn<N::Stream>,
+    scratch: &mut Buffer,
+    ctx: &mut Ctx<N>,
+) -> Result<bool, Event> {
+    scratch.reset();
+    let inside = !upstream.conn.inbound.is_empty();
+    let filled = if inside {
+        let room = exchange.snapshot.head.head() + 1 - upstream.conn.inbound.len().min(exchange.snapshot.head.head());
+        upstream.conn.fill_inbound(&mut ctx.net, &mut ctx.pool, room)
+    } else {
+        upstream.conn.fill(&mut ctx.net, scratch)
+    };
+    match filled {
+        Filled::Bytes(n) => ctx.budget = ctx.budget.saturating_sub(n),
+        Filled::Nothing => return Ok(false),
+        Filled::End => return Err(Event::UpstreamEnded { reset: false, inside }),
+        Filled::Broken => return Err(Event::UpstreamEnded { reset: true, inside }),
+    }
+    let mut at = 0;
+    while exchange.attempt.receive == Receive::Head {
+        let bytes = if inside { &upstream.conn.inbound.bytes()[at..] } else { &scratch.bytes()[at..] };
+        if bytes.is_empty() {
+            break;
+        }
+        let mut storage = Storage::new();
+        let parsed = Response::parse(bytes, exchange.request.is_head, &exchange.snapshot.head, &mut storage);
+        let Some(response) = parsed.map_err(|invalid| Event::Invalid(of_invalid(invalid)))? else { break };
+        at += match response.status {
+            101 => return Err(Event::Invalid(Failure::UnaskedUpgrade)),
+            100..=199 => interim(&response, client, exchange, ctx)?,
+            _ => final_head(&response, bytes, client, exchange, ctx)?,
+        };
+    }
+    keep_rest(exchange, upstream, scratch, at, ctx);
+    Ok(true)
+}
+
+/// Files what was read of the upstream behind the first `at` bytes. Behind a whole response nothing may
+/// follow: the response stands, the connection is not used again.
+fn keep_rest<N: Net>(
+    exchange: &mut Exchange,
+    upstream: &mut UpstreamConn<N::Stream>,
+    scratch: &mut Buffer,
+    at: usize,
+    ctx: &mut Ctx<N>,
+) {
+    let inbound = &mut upstream.conn.inbound;
+    let held = if inbound.is_empty() { scratch.len() } else { inbound.len() };
+    if let Receive::Done { reuse, .. } = &mut exchange.attempt.receive {
+        if held > at {
+            *reuse = None;
+        }
+        inbound.clear(&mut ctx.pool);
+    } else if inbound.is_empty() {
+        inbound.append(&mut ctx.pool, &scratch.bytes()[at..]);
+    } else {
+        inbound.consume(&mut ctx.pool, at);
+    }
+    scratch.reset();
+}
+
+fn of_invalid(invalid: Invalid) -> Failure {
+    match invalid {
+        Invalid::Malformed(how) => Failure::Malformed(how),
+        Invalid::TooLarge => Failure::HeadTooLarge,
+    }
+}
+
+/// Passes a 1xx on to a client that knows them (RFC 9110 section 15.2); the length of its head.
+fn interim<N: Net>(
+    response: &Response<'_, '_>,
+    client: &mut Client<N::Stream>,
+    exchange: &Exchange,
+    ctx: &mut Ctx<N>,
+) -> Result<usize, Event> {
+    if exchange.request.version == Version::Http11 {
+        ctx.output.clear();
+        render::response(&mut ctx.output, response, Coding::Plain, Persistence::Implied, b"");
+        client.conn.send(&mut ctx.net, &mut ctx.pool, &ctx.output, b"").map_err(|Broken| Event::ClientBroken)?;
+    }
+    Ok(response.len)
+}
+
+/// Passes the final head on, with what came of the body; how many of `bytes` are dealt with.
+fn final_head<N: Net>(
+    response: &Response<'_, '_>,
+    bytes: &[u8],
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    ctx: &mut Ctx<N>,
+) -> Result<usize, Event> {
+    if exchange.upstream().failure_on.counts_status(response.status) {
+        exchange.settle_failure(Failure::Status(response.status), ctx);
+    } else if exchange.attempt.permit.as_ref().is_some_and(Permit::is_probe) {
+        exchange.settle(Outcome::Success, None, ctx);
+    }
+    let request = &exchange.request;
+    let coding = render::response_coding(response.framing, request.version);
+    let body = match response.framing {
+        response::Framing::Empty => Body::Done,
+        response::Framing::Length(length) => Body::Length(length),
+        response::Framing::Chunked => Body::Chunked(Chunked::default()),
+        response::Framing::UntilClose => Body::UntilClose,
+    };
+    let mut transfer = Transfer::new(body, coding);
+    let sent = exchange.attempt.send == Send::Complete;
+    let ends =
+        !request.keeps_alive || ctx.draining || transfer.ends_by_close() || client.conn.ready.has(Ready::READ_CLOSED);
+    let then = match (sent, ends) {
+        (false, _) => Then::Linger,
+        (true, true) => Then::Close,
+        (true, false) => Then::Keep,
+    };
+    let pool = exchange.upstream().pool;
+    let reuse = (sent && response.keeps_alive()).then(|| upstreams::idle_time(pool.idle, response.keep_alive_s));
+    let date = ctx.date.at(ctx.now);
+    ctx.output.clear();
+    render::response(&mut ctx.output, response, coding, persistence(request.version, then), date);
+    let piece = &bytes[response.len..];
+    let passed = transfer
+        .pass(piece, exchange.snapshot.head.header_bytes, &mut ctx.output)
+        .map_err(|how| Event::Invalid(Failure::BodyMalformed(how)))?;
+    client
+        .conn
+        .send(&mut ctx.net, &mut ctx.pool, &ctx.output, &piece[..passed.direct])
+        .map_err(|Broken| Event::ClientBroken)?;
+    // With the first response byte gone there is no replay any more.
+    client.conn.inbound.consume(&mut ctx.pool, exchange.kept as usize);
+    exchange.kept = 0;
+    exchange.attempt.receive = if transfer.is_done() {
+        Receive::Done { then, reuse }
+    } else {
+        Receive::Body { transfer, then, reuse, is_stream: response.is_event_stream }
+    };
+    Ok(response.len + passed.consumed)
+}
+
+/// What a response says about the client's connection.
+pub fn persistence(version: Version, then: Then) -> Persistence {
+    match (then, version) {
+        (Then::Close | Then::Linger, _) => Persistence::Close,
+        (Then::Keep, Version::Http10) => Persistence::KeepAlive,
+        (Then::Keep, Version::Http11) => Persistence::Implied,
+    }
+}
+
+fn receive_body<N: Net>(
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    upstream: &mut UpstreamConn<N::Stream>,
+    scratch: &mut Buffer,
+    ctx: &mut Ctx<N>,
+) -> Result<bool, Event> {
+    let Receive::Body { mut transfer, then, reuse, is_stream } = exchange.attempt.receive else { return Ok(false) };
+    let trailer_limit = exchange.snapshot.head.header_bytes;
+    scratch.reset();
+    let inside = !upstream.conn.inbound.is_empty();
+    let filled = if inside {
+        // A trailer section that has come in part: it goes on behind that part.
+        upstream.conn.fill_inbound(&mut ctx.net, &mut ctx.pool, trailer_limit)
+    } else {
+        upstream.conn.fill(&mut ctx.net, scratch)
+    };
+    ctx.output.clear();
+    let input = if inside { upstream.conn.inbound.bytes() } else { scratch.bytes() };
+    let passed = match filled {
+        Filled::Nothing => return Ok(false),
+        Filled::Broken => return Err(Event::UpstreamEnded { reset: true, inside }),
+        Filled::End if transfer.close(&mut ctx.output) => Passed { consumed: 0, direct: 0 },
+        Filled::End => return Err(Event::UpstreamEnded { reset: false, inside }),
+        Filled::Bytes(n) => {
+            ctx.budget = ctx.budget.saturating_sub(n);
+            transfer
+                .pass(input, trailer_limit, &mut ctx.output)
+                .map_err(|how| Event::Invalid(Failure::BodyMalformed(how)))?
+        }
+    };
+    client
+        .conn
+        .send(&mut ctx.net, &mut ctx.pool, &ctx.output, &input[..passed.direct])
+        .map_err(|Broken| Event::ClientBroken)?;
+    exchange.attempt.receive = if transfer.is_done() {
+        Receive::Done { then, reuse }
+    } else {
+        Receive::Body { transfer, then, reuse, is_stream }
+    };
+    keep_rest(exchange, upstream, scratch, passed.consumed, ctx);
+    Ok(true)
+}

@@ -1,0 +1,130 @@
+//! What shards and control tell each other. Both directions are bounded queues; a shard never waits.
+//!
+//! To a shard: commands, announced by its waker. To control: notices, from every thread of the process.
+//! Must not know: what control does with a notice.
+
+use crate::http::render::Persistence;
+use crate::http::target::Own;
+use crate::policy::breaker::Transition;
+use crate::shared::failure::Failure;
+use crate::shared::snapshot::{Snapshot, UpstreamIdentity};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
+
+/// Notices that may wait for control.
+pub const NOTICES: usize = 4096;
+/// Commands that may wait for a shard.
+pub const COMMANDS: usize = 4096;
+
+/// What control tells a shard.
+#[derive(Debug)]
+pub enum Command {
+    /// This configuration is in force from now on.
+    Switch(Arc<Snapshot>),
+    /// The answer to a ticket: a whole response.
+    Answer {
+        /// The ticket's client.
+        client: u64,
+        /// Head and body.
+        bytes: Vec<u8>,
+    },
+    /// Take no more connections, finish what runs, then say [`Notice::Drained`].
+    Drain,
+}
+
+/// What control is told.
+#[derive(Debug)]
+pub enum Notice {
+    /// A request for control to answer.
+    Ticket(Ticket),
+    /// The shard runs on the snapshot of this generation.
+    Switched {
+        /// Which shard.
+        shard: usize,
+        /// Of the snapshot.
+        serial: u64,
+    },
+    /// A breaker changed its state.
+    Moved(Moved),
+    /// The shard has no client left.
+    Drained {
+        /// Which shard.
+        shard: usize,
+    },
+    /// The shard's thread has ended although nobody asked it to.
+    Died {
+        /// Which shard.
+        shard: usize,
+        /// Why.
+        why: String,
+    },
+    /// A signal came.
+    Signal(i32),
+    /// A name was resolved, or was not.
+    Resolved {
+        /// Of the request to the resolver.
+        round: u64,
+        /// Host and port that were asked for.
+        name: (String, u16),
+        /// What the system said.
+        result: Result<Vec<SocketAddr>, String>,
+    },
+    /// Accepting stopped for want of descriptors, or a panic was caught: a line for the log.
+    Trouble {
+        /// Which shard.
+        shard: usize,
+        /// In words.
+        what: &'static str,
+    },
+}
+
+/// A request that control answers.
+#[derive(Debug)]
+pub struct Ticket {
+    /// The shard that waits.
+    pub shard: usize,
+    /// The client that waits.
+    pub client: u64,
+    /// What is asked.
+    pub own: Own,
+    /// The request was `HEAD`.
+    pub to_head: bool,
+    /// To be said in the answer.
+    pub persistence: Persistence,
+    /// Of the request.
+    pub request_id: Vec<u8>,
+}
+
+/// A breaker's change of state.
+#[derive(Debug)]
+pub struct Moved {
+    /// Whose.
+    pub upstream: Arc<UpstreamIdentity>,
+    /// From, to, failures in a row.
+    pub transition: Transition,
+    /// The failure that caused it.
+    pub cause: Option<Failure>,
+    /// The cooldown that begins, in milliseconds.
+    pub cooldown_ms: u64,
+}
+
+/// A shard's end of the mailbox.
+#[derive(Debug)]
+pub struct Mailbox {
+    /// Which shard this is.
+    pub shard: usize,
+    /// From control.
+    pub commands: Receiver<Command>,
+    /// To control.
+    pub notices: SyncSender<Notice>,
+}
+
+impl Mailbox {
+    /// Tells control; gives the notice back when its queue is full or control is gone.
+    pub fn tell(&self, notice: Notice) -> Result<(), Notice> {
+        self.notices.try_send(notice).map_err(|error| match error {
+            TrySendError::Full(notice) | TrySendError::Disconnected(notice) => notice,
+        })
+    }
+}

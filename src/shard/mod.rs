@@ -1,0 +1,928 @@
+//! A shard: one thread with its own listener, connections, pools and timers. This file is the loop, the
+//! driver, and the only place that takes connections and exchanges out of their tables.
+//!
+//! A turn first folds all readiness into the connections, then drives each touched client once. `drive`
+//! is one match over [`Step`]; everything else is a function of one client, one exchange, one upstream
+//! connection and a [`Ctx`]. Must not know: files, names, JSON, what control does.
+
+pub mod admin;
+pub mod client;
+pub mod conn;
+pub mod date;
+pub mod dispatch;
+pub mod exchange;
+pub mod listener;
+pub mod mailbox;
+pub mod net;
+pub mod upstreams;
+
+use crate::ground::buffer::{Buffer, Pool};
+use crate::ground::random::Random;
+use crate::ground::table::{Id, Table};
+use crate::ground::tick::Tick;
+use crate::ground::wheel::Wheel;
+use crate::http::problem::{self, Problem};
+use crate::http::render::{self, Answer};
+use crate::http::request::{Framing, Refusal, Version};
+use crate::policy::breaker::{Outcome, Transition};
+use crate::policy::retry::{self, Account, Failed, Verdict};
+use crate::shard::client::{Client, ClientState, Then};
+use crate::shard::conn::{Filled, Ready};
+use crate::shard::date::Date;
+use crate::shard::exchange::{Awaited, Exchange, Receive, RequestId, RequestMeta, Send};
+use crate::shard::listener::Listening;
+use crate::shard::mailbox::{Command, Mailbox, Moved, Notice};
+use crate::shard::net::{ClientId, ClientKind, Event, Net, Subject, UpstreamId};
+use crate::shard::upstreams::{UpstreamConn, UpstreamState, Upstreams};
+use crate::shared::failure::Failure;
+use crate::shared::metrics::ShardCounters;
+use crate::shared::process::Process;
+use crate::shared::snapshot::{self, Snapshot};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The snapshot as a shard's exchanges hold it: counted without atomics. The process-wide count is touched
+/// at a switch only.
+pub type LocalSnapshot = Rc<Arc<Snapshot>>;
+
+/// Bytes that one client may move in one drive before the others get their turn.
+const DRIVE_BYTES: usize = 256 << 10;
+/// How long dropping what a client still sends may take.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// What comes next for a client. Small and `Copy`; only [`Shard::drive`] matches on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The state changed: look again.
+    Again,
+    /// Nothing can be done before an event.
+    Wait,
+    /// The byte budget is used up: the others' turn.
+    Yield,
+    /// The input has a head to be judged.
+    Dispatch,
+    /// The upstream is connected: render the request.
+    Begin,
+    /// The connect failed: on to the next address.
+    NextAddress(Failure),
+    /// The attempt failed.
+    Fail(Failure),
+    /// The client's request turned out to be malformed.
+    Refuse(Refusal),
+    /// The response is complete.
+    Finish,
+    /// The client is gone, or left in the middle.
+    Cancel,
+    /// The answer is out, the request was not read to its end.
+    Linger,
+    /// The connection ends.
+    Close,
+}
+
+/// What a shard's functions need besides connections.
+#[derive(Debug)]
+pub struct Ctx<N> {
+    /// The network.
+    pub net: N,
+    /// Memory of buffers.
+    pub pool: Pool,
+    /// Where heads and chunks are rendered; holds nothing between two uses.
+    pub output: Vec<u8>,
+    /// The time of this turn.
+    pub now: Tick,
+    /// Bytes that the present drive may still read.
+    pub budget: usize,
+    /// No request is taken on any connection after the present one.
+    pub draining: bool,
+    /// Words of the process.
+    pub process: Arc<Process>,
+    /// To and from control.
+    pub mailbox: Mailbox,
+    /// The `Date` of now.
+    pub date: Date,
+    /// For request ids.
+    pub random: Random,
+}
+
+impl<N> Ctx<N> {
+    /// Which shard this is.
+    pub fn shard(&self) -> usize {
+        self.mailbox.shard
+    }
+
+    /// What this shard counts of itself.
+    pub fn counters(&self) -> &ShardCounters {
+        &self.process.shards[self.mailbox.shard]
+    }
+
+    /// Tells control that a breaker changed its state.
+    pub fn tell_moved(&self, upstream: &snapshot::Upstream, transition: Transition, cause: Option<Failure>) {
+        self.tell(Notice::Moved(Moved {
+            upstream: Arc::clone(&upstream.identity),
+            transition,
+            cause,
+            cooldown_ms: upstream.breaker.cooldown_ms,
+        }));
+    }
+
+    /// Tells control of something for the log.
+    pub fn trouble(&self, what: &'static str) {
+        self.tell(Notice::Trouble { shard: self.shard(), what });
+    }
+
+    fn tell(&self, notice: Notice) {
+        if self.mailbox.tell(notice).is_err() {
+            self.counters().notices_lost.bump();
+        }
+    }
+}
+
+/// One reactor's worth of gateway.
+#[derive(Debug)]
+pub struct Shard<N: Net> {
+    listeners: Vec<Listening<N::Listener>>,
+    accept_again: Tick,
+    clients: Table<Client<N::Stream>, ClientKind>,
+    exchanges: Table<Exchange>,
+    upstreams: Upstreams<N::Stream>,
+    runnable: VecDeque<ClientId>,
+    wheel: Wheel,
+    rang: Vec<u64>,
+    scratch: Buffer,
+    snapshot: LocalSnapshot,
+    accounts: Vec<Account>,
+    drained: bool,
+    ctx: Ctx<N>,
+}
+
+/// An answer of the gateway's own.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply<'s> {
+    meta: RequestMeta,
+    then: Then,
+    status: u16,
+    detail: &'s str,
+    token: Option<&'static str>,
+    service: Option<&'s str>,
+    retry_after_s: Option<u64>,
+    allow: Option<&'static str>,
+}
+
+impl<'s> Reply<'s> {
+    /// An answer to a request of which nothing is known, on a connection that ends.
+    pub fn new(status: u16, detail: &'s str, token: Option<&'static str>) -> Reply<'s> {
+        let meta = RequestMeta {
+            version: Version::Http11,
+            is_head: false,
+            is_idempotent: false,
+            keeps_alive: false,
+            framing: Framing::Empty,
+            head_len: 0,
+            id: RequestId::kept(b""),
+        };
+        let (service, retry_after_s, allow) = (None, None, None);
+        Reply { meta, then: Then::Linger, status, detail, token, service, retry_after_s, allow }
+    }
+
+    /// The same, with an error of `Proxy-Status`.
+    pub fn unread(status: u16, detail: &'s str, token: &'static str) -> Reply<'s> {
+        Reply::new(status, detail, Some(token))
+    }
+
+    /// The answer to a request that is not taken.
+    pub fn of_refusal(refusal: Refusal) -> Reply<'static> {
+        Reply::new(refusal.status(), refusal.detail(), Some(refusal.token()))
+    }
+}
+
+impl<N: Net> Shard<N> {
+    /// A shard that begins with `snapshot`. `wall_us` is the wall clock at [`Tick::START`], in microseconds
+    /// since 1970.
+    pub fn new(
+        net: N,
+        listeners: Vec<N::Listener>,
+        snapshot: Arc<Snapshot>,
+        process: Arc<Process>,
+        mailbox: Mailbox,
+        seed: u64,
+        wall_us: u64,
+    ) -> Shard<N> {
+        let mut pool = Pool::new(snapshot.large_buffer());
+        let scratch = Buffer::large(&mut pool);
+        let mut shard = Shard {
+            listeners: listeners.into_iter().map(|socket| Listening { socket, ready: true }).collect(),
+            accept_again: Tick::START,
+            clients: Table::default(),
+            exchanges: Table::default(),
+            upstreams: Upstreams::default(),
+            runnable: VecDeque::new(),
+            wheel: Wheel::default(),
+            rang: Vec::new(),
+            scratch,
+            snapshot: Rc::new(snapshot),
+            accounts: Vec::new(),
+            drained: false,
+            ctx: Ctx {
+                net,
+                output: Vec::with_capacity(pool.large_size()),
+                pool,
+                now: Tick::START,
+                budget: 0,
+                draining: false,
+                process,
+                mailbox,
+                date: Date::new(wall_us),
+                random: Random::new(seed),
+            },
+        };
+        shard.resize_accounts();
+        shard
+    }
+
+    /// One turn of the loop.
+    pub fn turn(&mut self, now: Tick, events: impl Iterator<Item = Event>) {
+        self.ctx.now = now;
+        let mut mail = false;
+        for event in events {
+            mail |= self.fold(&event);
+        }
+        self.ring();
+        if mail {
+            self.read_mail();
+        }
+        // Those that yield go to the back and wait for the next turn.
+        for _ in 0..self.runnable.len() {
+            if let Some(id) = self.runnable.pop_front() {
+                if let Some(client) = self.clients.get_mut(id) {
+                    client.queued = false;
+                }
+                self.drive(id);
+            }
+        }
+        listener::accept(self);
+        if self.ctx.draining {
+            self.drain_on();
+        }
+        if cfg!(debug_assertions) {
+            self.check();
+        }
+    }
+
+    /// How long the next poll may wait.
+    pub fn patience(&self) -> Option<Duration> {
+        if !self.runnable.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let mut wake = self.wheel.next();
+        if self.listeners.iter().any(|listening| listening.ready) {
+            let again = self.accept_again.max(self.ctx.now);
+            wake = Some(wake.map_or(again, |wake| wake.min(again)));
+        }
+        wake.map(|wake| wake.since(self.ctx.now))
+    }
+
+    /// Whether draining is over.
+    pub fn is_drained(&self) -> bool {
+        self.drained
+    }
+
+    /// The wall clock was read again.
+    pub fn set_wall(&mut self, wall_us: u64) {
+        self.ctx.date.set(wall_us);
+    }
+
+    /// Client connections, exchanges and upstream connections.
+    pub fn census(&self) -> (usize, usize, usize) {
+        (self.clients.len(), self.exchanges.len(), self.upstreams.table.len())
+    }
+
+    /// Takes one event in; whether it announces mail.
+    fn fold(&mut self, event: &Event) -> bool {
+        match Subject::of_token(event.token) {
+            Subject::Mailbox => return true,
+            Subject::Listener(position) => {
+                if let Some(listening) = self.listeners.get_mut(position) {
+                    listening.ready = true;
+                }
+            }
+            Subject::Client(id) => {
+                if let Some(client) = self.clients.get_mut(id) {
+                    let write_open = !matches!(client.state, ClientState::Lingering { .. });
+                    client.conn.fold(event, write_open);
+                    self.queue(id);
+                }
+            }
+            Subject::Upstream(id) => {
+                let Some(upstream) = self.upstreams.table.get_mut(id) else { return false };
+                upstream.conn.fold(event, true);
+                match upstream.state {
+                    UpstreamState::Connecting { client, .. } | UpstreamState::Serving { client } => self.queue(client),
+                    // Nothing was asked of it, so whatever comes is its end, or unsound.
+                    UpstreamState::Idle if upstream.conn.ready.has_any(UNSOUND) => self.close_upstream(id),
+                    UpstreamState::Idle => {}
+                }
+            }
+        }
+        false
+    }
+
+    fn queue(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id)
+            && !client.queued
+        {
+            client.queued = true;
+            self.runnable.push_back(id);
+        }
+    }
+
+    /// Wakes those whose deadline has come.
+    fn ring(&mut self) {
+        let mut rang = std::mem::take(&mut self.rang);
+        self.wheel.advance(self.ctx.now, &mut rang);
+        for token in rang.drain(..) {
+            match Subject::of_token(token as usize) {
+                Subject::Client(id) => {
+                    let Some(client) = self.clients.get_mut(id) else { continue };
+                    if client.conn.rang(self.ctx.now) {
+                        self.expire(id);
+                    } else {
+                        client.conn.arm(&mut self.wheel, token as usize);
+                    }
+                }
+                Subject::Upstream(id) => {
+                    let Some(upstream) = self.upstreams.table.get_mut(id) else { continue };
+                    if upstream.conn.rang(self.ctx.now) {
+                        self.close_upstream(id);
+                    } else {
+                        upstream.conn.arm(&mut self.wheel, token as usize);
+                    }
+                }
+                Subject::Listener(_) | Subject::Mailbox => {}
+            }
+        }
+        self.rang = rang;
+    }
+
+    fn read_mail(&mut self) {
+        while let Ok(command) = self.ctx.mailbox.commands.try_recv() {
+            match command {
+                Command::Switch(snapshot) => self.switch(snapshot),
+                Command::Answer { client, bytes } => self.answer_ticket(Id::unpack(client), &bytes),
+                Command::Drain => self.begin_drain(),
+            }
+        }
+    }
+
+    fn switch(&mut self, snapshot: Arc<Snapshot>) {
+        let serial = snapshot.serial;
+        if snapshot.large_buffer() != self.ctx.pool.large_size() {
+            self.scratch.clear(&mut self.ctx.pool);
+            self.ctx.pool.resize(snapshot.large_buffer());
+            self.scratch = Buffer::large(&mut self.ctx.pool);
+        }
+        let kept: std::collections::HashSet<usize> = snapshot
+            .services
+            .iter()
+            .flat_map(|service| service.upstreams.iter().map(|upstream| upstream.identity.slot.number()))
+            .collect();
+        for id in self.upstreams.idle_where(|slot| kept.contains(&slot)) {
+            self.close_upstream(id);
+        }
+        self.snapshot = Rc::new(snapshot);
+        self.resize_accounts();
+        self.ctx.tell(Notice::Switched { shard: self.ctx.shard(), serial });
+    }
+
+    fn resize_accounts(&mut self) {
+        let slots = self.snapshot.services.iter().map(|service| service.identity.slot.number() + 1);
+        let needed = slots.max().unwrap_or(0);
+        if self.accounts.len() < needed {
+            self.accounts.resize(needed, Account::default());
+        }
+    }
+
+    fn answer_ticket(&mut self, id: ClientId, bytes: &[u8]) {
+        // The client may have left; its answer ends here.
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let ClientState::Ticket { then } = client.state else { return };
+        client.state = ClientState::Answering { then };
+        client.conn.deadline = self.ctx.now.after(self.snapshot.client.body_idle);
+        match client.conn.send(&mut self.ctx.net, &mut self.ctx.pool, bytes, b"") {
+            Ok(_) => self.queue(id),
+            Err(_) => self.close_client(id),
+        }
+    }
+
+    fn begin_drain(&mut self) {
+        self.ctx.draining = true;
+        self.listeners.iter_mut().for_each(|listening| listening.ready = true);
+        let idle =
+            |client: &Client<N::Stream>| client.state == ClientState::Idle && !client.conn.ready.has(Ready::READABLE);
+        let ids: Vec<_> = self.clients.iter().filter(|(_, client)| idle(client)).map(|(id, _)| id).collect();
+        for id in ids {
+            self.close_client(id);
+        }
+    }
+
+    /// Takes what is queued at the listeners, closes them, and says when the last client has gone.
+    fn drain_on(&mut self) {
+        if self.listeners.iter().all(|listening| !listening.ready) {
+            self.listeners.clear();
+        }
+        if self.clients.is_empty() && self.listeners.is_empty() && !self.drained {
+            self.drained = true;
+            self.ctx.tell(Notice::Drained { shard: self.ctx.shard() });
+        }
+    }
+
+    /// Moves one client on as far as it goes now.
+    pub(crate) fn drive(&mut self, id: ClientId) {
+        self.ctx.budget = DRIVE_BYTES;
+        // A bug that one request provokes ends that exchange, not the shard.
+        if catch_unwind(AssertUnwindSafe(|| self.drive_on(id))).is_err() {
+            self.abandon(id);
+        }
+    }
+
+    fn drive_on(&mut self, id: ClientId) {
+        let mut step = self.advance(id);
+        loop {
+            step = match step {
+                Step::Again if self.ctx.budget == 0 => Step::Yield,
+                Step::Again => self.advance(id),
+                Step::Dispatch => dispatch::dispatch(self, id),
+                Step::Begin => dispatch::begin_kept(self, id),
+                Step::NextAddress(failure) => self.next_address(id, failure),
+                Step::Fail(failure) => self.fail(id, failure),
+                Step::Refuse(refusal) => self.refuse(id, refusal),
+                Step::Finish => self.finish(id),
+                Step::Cancel => {
+                    self.leave(id, Outcome::Neutral);
+                    self.ctx.counters().aborted.bump();
+                    Step::Close
+                }
+                Step::Linger => self.linger(id),
+                Step::Close => return self.close_client(id),
+                Step::Yield => {
+                    self.queue(id);
+                    return self.set_deadline(id);
+                }
+                Step::Wait => return self.set_deadline(id),
+            };
+        }
+    }
+
+    /// One look at a client: what its state lets it do.
+    fn advance(&mut self, id: ClientId) -> Step {
+        let Shard { clients, exchanges, upstreams, scratch, ctx, snapshot, .. } = self;
+        let Some(client) = clients.get_mut(id) else { return Step::Wait };
+        match client.state {
+            ClientState::Idle if ctx.draining && !client.conn.ready.has(Ready::READABLE) => Step::Close,
+            ClientState::Idle | ClientState::Head { .. } => client::read_head(client, scratch, ctx),
+            ClientState::Exchange(exchange) => {
+                let Some(exchange) = exchanges.get_mut(exchange) else { return Step::Close };
+                match exchange.attempt.upstream.and_then(|upstream| upstreams.table.get_mut(upstream)) {
+                    Some(upstream) => exchange::advance(client, exchange, upstream, scratch, ctx),
+                    None => Step::Fail(Failure::Closed),
+                }
+            }
+            ClientState::Answering { then } => client::answer(client, then, &snapshot.client, ctx),
+            ClientState::Ticket { .. } if client.conn.ready.has(Ready::BROKEN) => Step::Close,
+            ClientState::Ticket { .. } => Step::Wait,
+            ClientState::Lingering { left } => client::linger(client, left, scratch, ctx),
+        }
+    }
+
+    /// The deadline of what a client waits for now.
+    fn set_deadline(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if let ClientState::Exchange(exchange) = client.state
+            && let Some(exchange) = self.exchanges.get(exchange)
+            && let Some(upstream) = exchange.attempt.upstream.and_then(|id| self.upstreams.table.get(id))
+        {
+            let patience = match exchange::awaited(exchange, client, upstream) {
+                Awaited::Client(patience) | Awaited::Upstream(patience, _) | Awaited::Stream(patience) => patience,
+            };
+            let total = exchange.service().total_timeout.map_or(Tick::NEVER, |total| exchange.started.after(total));
+            client.conn.deadline = exchange.attempt.since.after(patience).min(total);
+        }
+        client.conn.arm(&mut self.wheel, Subject::Client(id).token());
+    }
+
+    /// A client's deadline has come.
+    fn expire(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get(id) else { return };
+        match client.state {
+            ClientState::Head { .. } => {
+                self.reply(id, &Reply::of_refusal(Refusal::Slow));
+                self.drive(id);
+            }
+            ClientState::Exchange(exchange_id) => {
+                let Some(exchange) = self.exchanges.get(exchange_id) else { return self.close_client(id) };
+                let total = exchange.service().total_timeout.map_or(Tick::NEVER, |total| exchange.started.after(total));
+                let upstream = exchange.attempt.upstream.and_then(|id| self.upstreams.table.get(id));
+                let step = match upstream.map(|upstream| exchange::awaited(exchange, client, upstream)) {
+                    None => Step::Fail(Failure::Closed),
+                    Some(Awaited::Client(_)) if exchange.attempt.receive == Receive::Head => {
+                        Step::Refuse(Refusal::Slow)
+                    }
+                    Some(Awaited::Client(_)) => Step::Cancel,
+                    Some(Awaited::Stream(_)) if self.ctx.now < total => Step::Cancel,
+                    Some(Awaited::Stream(_) | Awaited::Upstream(..)) if self.ctx.now >= total => {
+                        Step::Fail(Failure::Total)
+                    }
+                    Some(Awaited::Upstream(_, Failure::ConnectTimeout)) => Step::NextAddress(Failure::ConnectTimeout),
+                    Some(Awaited::Upstream(_, failure)) => Step::Fail(failure),
+                    Some(Awaited::Stream(_)) => Step::Cancel,
+                };
+                self.run(id, step);
+            }
+            ClientState::Ticket { .. } => {
+                self.reply(id, &Reply::new(503, "the gateway's control thread did not answer in time", None));
+                self.drive(id);
+            }
+            ClientState::Idle | ClientState::Answering { .. } | ClientState::Lingering { .. } => self.close_client(id),
+        }
+    }
+
+    /// Drives a client from a step that an alarm decided.
+    fn run(&mut self, id: ClientId, step: Step) {
+        let next = match step {
+            Step::Fail(failure) => self.fail(id, failure),
+            Step::NextAddress(failure) => self.next_address(id, failure),
+            Step::Refuse(refusal) => self.refuse(id, refusal),
+            _ => {
+                self.leave(id, Outcome::Neutral);
+                Step::Close
+            }
+        };
+        if next == Step::Close { self.close_client(id) } else { self.drive(id) }
+    }
+
+    /// The connect to one address failed: the next one, or the attempt has.
+    fn next_address(&mut self, id: ClientId, failure: Failure) -> Step {
+        let Some(exchange) = self.exchange_of(id) else { return Step::Close };
+        let Some(upstream_id) = exchange.attempt.upstream.take() else { return Step::Fail(failure) };
+        let snapshot = exchange.snapshot.clone();
+        let (service, position) = (exchange.service as usize, usize::from(exchange.position));
+        let tried = match self.upstreams.table.get(upstream_id).map(|upstream| &upstream.state) {
+            Some(UpstreamState::Connecting { tried, .. }) => tried.saturating_add(1),
+            _ => return Step::Fail(failure),
+        };
+        self.close_upstream(upstream_id);
+        let to = &snapshot.services[service].upstreams[position];
+        if usize::from(tried) >= to.addresses.len() {
+            return Step::Fail(failure);
+        }
+        match self.upstreams.connect(&mut self.ctx.net, to, id, tried) {
+            Err(failure) => Step::Fail(failure),
+            Ok(next) => {
+                let now = self.ctx.now;
+                if let Some(exchange) = self.exchange_of(id) {
+                    exchange.attempt.upstream = Some(next);
+                    exchange.attempt.since = now;
+                }
+                Step::Wait
+            }
+        }
+    }
+
+    /// An attempt failed: settle it, then another try, an answer, or a visible end.
+    fn fail(&mut self, id: ClientId, failure: Failure) -> Step {
+        let Shard { clients, exchanges, upstreams, ctx, accounts, .. } = self;
+        let Some(client) = clients.get_mut(id) else { return Step::Wait };
+        let ClientState::Exchange(exchange_id) = client.state else { return Step::Close };
+        let Some(exchange) = exchanges.get_mut(exchange_id) else { return Step::Close };
+        if exchange.attempt.receive != Receive::Head {
+            return self.cut(id, failure);
+        }
+        let class = failure.class();
+        let reused = exchange.attempt.reused;
+        let verdict = match class {
+            Some(class) => retry::verdict(Failed {
+                class,
+                reused,
+                repeated: exchange.attempt.repeated,
+                idempotent: exchange.request.is_idempotent,
+                replayable: exchange.is_replayable(),
+            }),
+            // The gateway's own want: another upstream may have a pooled connection.
+            None => Verdict::Another { free: true },
+        };
+        let used = exchange.attempt.upstream.take();
+        let is_race = class.is_some_and(|class| retry::is_stale_race(class, reused));
+        if verdict == Verdict::SameUpstream {
+            // The permit goes on to the fresh connection, whose outcome counts.
+            ctx.counters().stale.bump();
+            exchange.attempt.repeated = true;
+            rewind(exchange, ctx.now);
+            let connected = dispatch::connect(exchange, id, upstreams, ctx);
+            if let Some(used) = used {
+                self.close_upstream(used);
+            }
+            return connected.map_or_else(Step::Fail, |()| Step::Wait);
+        }
+        if is_race {
+            exchange.settle(Outcome::Neutral, Some(failure), ctx);
+        } else {
+            exchange.settle_failure(failure, ctx);
+        }
+        let step = match verdict {
+            Verdict::Another { free } => {
+                let snapshot = exchange.snapshot.clone();
+                let service = &snapshot.services[exchange.service as usize];
+                let left = exchange.tried.count() <= service.retry_attempts;
+                let account = accounts.get_mut(service.identity.slot.number());
+                let now_s = (ctx.now.ms() / 1000) as u32;
+                let paid = left && (free || account.is_some_and(|account| account.spend(now_s)));
+                match paid.then(|| dispatch::pick(service, &exchange.tried, ctx)).flatten() {
+                    None => None,
+                    Some((position, grant)) => {
+                        ctx.counters().retries.bump();
+                        exchange.tried.add(position);
+                        exchange.position = position;
+                        exchange.attempt = dispatch::attempt(grant, ctx);
+                        rewind(exchange, ctx.now);
+                        Some(match dispatch::connect(exchange, id, upstreams, ctx) {
+                            Err(failure) => Step::Fail(failure),
+                            Ok(()) if exchange.attempt.reused => Step::Begin,
+                            Ok(()) => Step::Wait,
+                        })
+                    }
+                }
+            }
+            _ => None,
+        };
+        if let Some(used) = used {
+            self.close_upstream(used);
+        }
+        step.unwrap_or_else(|| self.answer_failure(id, failure))
+    }
+
+    /// The response had begun: it must not look complete.
+    fn cut(&mut self, id: ClientId, failure: Failure) -> Step {
+        let Shard { clients, exchanges, ctx, .. } = self;
+        let Some(client) = clients.get(id) else { return Step::Wait };
+        let ClientState::Exchange(exchange_id) = client.state else { return Step::Close };
+        let Some(exchange) = exchanges.get_mut(exchange_id) else { return Step::Close };
+        exchange.settle_failure(failure, ctx);
+        let (resets, then) = match exchange.attempt.receive {
+            Receive::Body { transfer, then: Then::Linger, .. } => (transfer.ends_by_close(), Then::Linger),
+            Receive::Body { transfer, .. } => (transfer.ends_by_close(), Then::Close),
+            _ => (false, Then::Close),
+        };
+        let patience = exchange.snapshot.client.body_idle;
+        self.leave(id, Outcome::Neutral);
+        if resets {
+            // Only the end of the connection delimits this body, so a plain end would look complete.
+            if let Some(client) = self.remove_client(id) {
+                self.ctx.net.reset(client.conn.socket);
+            }
+            return Step::Wait;
+        }
+        let Some(client) = self.clients.get_mut(id) else { return Step::Wait };
+        client.state = ClientState::Answering { then };
+        client.conn.deadline = self.ctx.now.after(patience);
+        Step::Again
+    }
+
+    /// The client is told what failed.
+    fn answer_failure(&mut self, id: ClientId, failure: Failure) -> Step {
+        let Some(exchange) = self.exchange_of(id) else { return Step::Close };
+        let snapshot = exchange.snapshot.clone();
+        let service = &snapshot.services[exchange.service as usize];
+        let (meta, complete) = (exchange.request, exchange.request_is_complete());
+        let consumed = if exchange.attempt.send == Send::Waiting { meta.head_len } else { exchange.kept };
+        self.leave(id, Outcome::Neutral);
+        let then = match (complete, meta.keeps_alive && !self.ctx.draining) {
+            (false, _) => Then::Linger,
+            (true, false) => Then::Close,
+            (true, true) => Then::Keep,
+        };
+        if let Some(client) = self.clients.get_mut(id) {
+            match then {
+                Then::Keep => client.conn.inbound.consume(&mut self.ctx.pool, consumed as usize),
+                _ => client.conn.inbound.clear(&mut self.ctx.pool),
+            }
+        }
+        let retry_after_s = (failure.status() == 503).then_some(1);
+        let problem = Reply::new(failure.status(), failure.detail(), Some(failure.token()));
+        self.reply(id, &Reply { meta, then, service: Some(&service.identity.name), retry_after_s, ..problem })
+    }
+
+    /// The client's own fault in the middle of its request.
+    fn refuse(&mut self, id: ClientId, refusal: Refusal) -> Step {
+        self.ctx.counters().refused.bump();
+        let meta = self.exchange_of(id).map(|exchange| exchange.request);
+        self.leave(id, Outcome::Neutral);
+        if let Some(client) = self.clients.get_mut(id) {
+            client.conn.inbound.clear(&mut self.ctx.pool);
+        }
+        let reply = Reply::of_refusal(refusal);
+        self.reply(id, &Reply { meta: meta.unwrap_or(reply.meta), ..reply })
+    }
+
+    /// The response is complete, or waits whole in the client's `outbound`.
+    fn finish(&mut self, id: ClientId) -> Step {
+        let Shard { clients, exchanges, ctx, snapshot, .. } = self;
+        let Some(client) = clients.get_mut(id) else { return Step::Wait };
+        let ClientState::Exchange(exchange_id) = client.state else { return Step::Close };
+        let Some(exchange) = exchanges.get_mut(exchange_id) else { return Step::Close };
+        let Receive::Done { then, reuse } = exchange.attempt.receive else { return Step::Cancel };
+        exchange.settle(Outcome::Success, None, ctx);
+        let sent = exchange.attempt.send == Send::Complete;
+        let used = exchange.attempt.upstream.take();
+        let upstream = exchange.upstream();
+        let most = upstream.pool.max_idle;
+        let slot = upstream.identity.slot.number();
+        let has_slot = |snapshot: &Snapshot| {
+            let mut all = snapshot.services.iter().flat_map(|service| &service.upstreams);
+            all.any(|upstream| upstream.identity.slot.number() == slot)
+        };
+        let in_force = Rc::ptr_eq(&exchange.snapshot, snapshot) || has_slot(snapshot);
+        client.state = ClientState::Answering { then: if then == Then::Linger && sent { Then::Close } else { then } };
+        client.conn.deadline = ctx.now.after(exchange.snapshot.client.body_idle);
+        exchanges.remove(exchange_id);
+        if let Some(used) = used {
+            match reuse.filter(|idle| in_force && sent && !idle.is_zero()) {
+                Some(idle) => self.check_in(used, idle, most),
+                None => self.close_upstream(used),
+            }
+        }
+        Step::Again
+    }
+
+    /// Puts an upstream connection into the pool when it is sound.
+    fn check_in(&mut self, id: UpstreamId, idle: Duration, most: usize) {
+        let Shard { upstreams, ctx, scratch, wheel, .. } = self;
+        let Some(upstream) = upstreams.table.get_mut(id) else { return };
+        let conn = &mut upstream.conn;
+        let mut sound = conn.inbound.is_empty()
+            && conn.outbound.is_empty()
+            && !conn.ready.has_any(Ready::READ_CLOSED.with(Ready::BROKEN));
+        if sound && conn.ready.has(Ready::READABLE) {
+            // The last read filled its buffer to the brim: whether more waits, only another one tells.
+            scratch.reset();
+            sound = conn.fill(&mut ctx.net, scratch) == Filled::Nothing;
+            scratch.reset();
+        }
+        if sound && upstreams.check_in(id, ctx.now.after(idle), most) {
+            if let Some(upstream) = upstreams.table.get_mut(id) {
+                upstream.conn.arm(wheel, Subject::Upstream(id).token());
+            }
+        } else {
+            self.close_upstream(id);
+        }
+    }
+
+    /// Takes the exchange from its client, whatever state it is in: an open permit ends with `outcome`, the
+    /// upstream connection closes.
+    fn leave(&mut self, id: ClientId, outcome: Outcome) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let ClientState::Exchange(exchange_id) = client.state else { return };
+        client.state = ClientState::Answering { then: Then::Close };
+        let Some(mut exchange) = self.exchanges.remove(exchange_id) else { return };
+        exchange.settle(outcome, None, &mut self.ctx);
+        if let Some(upstream) = exchange.attempt.upstream {
+            self.close_upstream(upstream);
+        }
+    }
+
+    fn exchange_of(&mut self, id: ClientId) -> Option<&mut Exchange> {
+        match self.clients.get(id)?.state {
+            ClientState::Exchange(exchange) => self.exchanges.get_mut(exchange),
+            _ => None,
+        }
+    }
+
+    fn linger(&mut self, id: ClientId) -> Step {
+        let Some(client) = self.clients.get_mut(id) else { return Step::Wait };
+        client.conn.deadline = self.ctx.now.after(LINGER_TIME);
+        client::begin_linger(client, &mut self.ctx)
+    }
+
+    /// Renders an answer of the gateway's own and sends it.
+    pub(crate) fn reply(&mut self, id: ClientId, reply: &Reply<'_>) -> Step {
+        let Shard { clients, ctx, snapshot, .. } = self;
+        let Some(client) = clients.get_mut(id) else { return Step::Wait };
+        let made = RequestId::made(ctx.random.next_u64(), ctx.random.next_u64());
+        let instance = if reply.meta.id.as_bytes().is_empty() { made } else { reply.meta.id };
+        let persistence = exchange::persistence(reply.meta.version, reply.then);
+        let date = ctx.date.at(ctx.now);
+        ctx.output.clear();
+        if reply.status < 300 {
+            let extra = reply.allow.map_or(Vec::new(), |allow| format!("Allow: {allow}\r\n").into_bytes());
+            let answer = Answer {
+                status: reply.status,
+                content_type: "text/plain; charset=utf-8",
+                extra: &extra,
+                date,
+                persistence,
+                to_head: reply.meta.is_head,
+            };
+            render::answer(&mut ctx.output, &answer, reply.detail.as_bytes());
+        } else {
+            let problem = Problem {
+                status: reply.status,
+                detail: reply.detail,
+                token: reply.token,
+                service: reply.service,
+                instance: instance.as_bytes(),
+                retry_after_s: reply.retry_after_s,
+                allow: reply.allow,
+            };
+            problem::render(&mut ctx.output, &problem, persistence, reply.meta.is_head, date);
+        }
+        client.state = ClientState::Answering { then: reply.then };
+        client.conn.deadline = ctx.now.after(snapshot.client.body_idle);
+        match client.conn.send(&mut ctx.net, &mut ctx.pool, &ctx.output, b"") {
+            Ok(_) => Step::Again,
+            Err(_) => Step::Close,
+        }
+    }
+
+    fn close_client(&mut self, id: ClientId) {
+        self.leave(id, Outcome::Neutral);
+        self.remove_client(id);
+    }
+
+    fn remove_client(&mut self, id: ClientId) -> Option<Client<N::Stream>> {
+        let mut client = self.clients.remove(id)?;
+        client.conn.release(&mut self.ctx.pool, &mut self.wheel);
+        self.ctx.process.disconnect();
+        self.descriptor_freed();
+        Some(client)
+    }
+
+    fn close_upstream(&mut self, id: UpstreamId) {
+        if let Some(mut upstream) = self.upstreams.remove(id) {
+            upstream.conn.release(&mut self.ctx.pool, &mut self.wheel);
+            self.descriptor_freed();
+        }
+    }
+
+    fn descriptor_freed(&mut self) {
+        self.accept_again = self.accept_again.min(self.ctx.now);
+    }
+
+    /// Frees everything of a client whose drive panicked.
+    fn abandon(&mut self, id: ClientId) {
+        self.ctx.counters().panics.bump();
+        self.ctx.trouble("a panic ended one exchange; this is a bug of the gateway");
+        self.scratch.reset();
+        self.close_client(id);
+        let owned = |upstream: &UpstreamConn<N::Stream>| match upstream.state {
+            UpstreamState::Connecting { client, .. } | UpstreamState::Serving { client } => client == id,
+            UpstreamState::Idle => false,
+        };
+        let left: Vec<_> = self.upstreams.table.iter().filter(|(_, up)| owned(up)).map(|(id, _)| id).collect();
+        for upstream in left {
+            self.close_upstream(upstream);
+        }
+    }
+
+    /// What must hold after every turn; debug builds only.
+    fn check(&self) {
+        let mut held = usize::from(self.scratch.holds_memory());
+        let mut permits = 0;
+        for (id, client) in self.clients.iter() {
+            held += usize::from(client.conn.inbound.holds_memory()) + usize::from(client.conn.outbound.holds_memory());
+            assert!(client.conn.is_armed() || client.queued, "a client without a deadline: {:?}", client.state);
+            let ClientState::Exchange(exchange) = client.state else { continue };
+            let exchange = self.exchanges.get(exchange).expect("a client names a live exchange");
+            permits += usize::from(exchange.attempt.permit.is_some());
+            let upstream = exchange.attempt.upstream.and_then(|upstream| self.upstreams.table.get(upstream));
+            match upstream.map(|upstream| &upstream.state) {
+                Some(UpstreamState::Connecting { client, .. } | UpstreamState::Serving { client }) => {
+                    assert_eq!(*client, id, "the upstream connection points back");
+                }
+                other => panic!("an exchange whose upstream connection is {}", other.map_or("gone", |_| "idle")),
+            }
+        }
+        for (_, upstream) in self.upstreams.table.iter() {
+            held +=
+                usize::from(upstream.conn.inbound.holds_memory()) + usize::from(upstream.conn.outbound.holds_memory());
+        }
+        assert_eq!(held, self.ctx.pool.lent(), "buffers out equal buffers held");
+        assert!(permits <= self.exchanges.len(), "an attempt has one permit");
+        let exchanging = |client: &Client<N::Stream>| matches!(client.state, ClientState::Exchange(_));
+        let exchanges = self.clients.iter().filter(|(_, client)| exchanging(client)).count();
+        assert_eq!(exchanges, self.exchanges.len(), "every exchange has its client");
+    }
+}
+
+/// An idle upstream connection with one of these is closed.
+const UNSOUND: Ready = Ready::READABLE.with(Ready::READ_CLOSED).with(Ready::BROKEN);
+
+/// Back to where the exchange was before it sent anything.
+fn rewind(exchange: &mut Exchange, now: Tick) {
+    exchange.kept = 0;
+    let attempt = &mut exchange.attempt;
+    attempt.send = Send::Waiting;
+    attempt.receive = Receive::Head;
+    attempt.body = crate::http::body::Transfer::EMPTY;
+    attempt.since = now;
+}

@@ -1,0 +1,223 @@
+//! The seam to the network: every socket call that a shard makes. The real one is here, over mio; a
+//! simulator can be another.
+//!
+//! Polling and the clock stay outside: whoever runs a shard polls and passes the events in.
+//! Must not know: HTTP, connections' states.
+
+use crate::ground::table::Id;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry};
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+/// The kind of identifiers of client connections.
+#[derive(Debug)]
+pub enum ClientKind {}
+/// The kind of identifiers of upstream connections.
+#[derive(Debug)]
+pub enum UpstreamKind {}
+/// Names a client connection.
+pub type ClientId = Id<ClientKind>;
+/// Names an upstream connection.
+pub type UpstreamId = Id<UpstreamKind>;
+
+/// What an event is about. A mio token is kind, generation and index in one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A listener, by its position.
+    Listener(usize),
+    /// A client connection.
+    Client(ClientId),
+    /// An upstream connection.
+    Upstream(UpstreamId),
+    /// The mailbox.
+    Mailbox,
+}
+
+const KIND_SHIFT: u32 = 62;
+
+impl Subject {
+    /// As the number of a mio token.
+    pub fn token(self) -> usize {
+        let (kind, rest) = match self {
+            Subject::Listener(position) => (0, position as u64),
+            Subject::Client(id) => (1, id.pack()),
+            Subject::Upstream(id) => (2, id.pack()),
+            Subject::Mailbox => (3, 0),
+        };
+        (kind << KIND_SHIFT | rest) as usize
+    }
+
+    /// The reverse of [`Subject::token`].
+    pub fn of_token(token: usize) -> Self {
+        let rest = token as u64 & ((1 << KIND_SHIFT) - 1);
+        match token as u64 >> KIND_SHIFT {
+            0 => Subject::Listener(rest as usize),
+            1 => Subject::Client(Id::unpack(rest)),
+            2 => Subject::Upstream(Id::unpack(rest)),
+            _ => Subject::Mailbox,
+        }
+    }
+}
+
+/// One event of a poll, as plain data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What was registered with the socket.
+    pub token: usize,
+    /// Bytes, an end or an error wait to be read.
+    pub readable: bool,
+    /// Bytes can be written, or a connect has ended.
+    pub writable: bool,
+    /// The peer has shut its write side.
+    pub read_closed: bool,
+    /// Both sides are shut.
+    pub hung_up: bool,
+    /// The socket has an error.
+    pub error: bool,
+}
+
+impl Event {
+    /// The event that mio reports.
+    pub fn of_mio(event: &mio::event::Event) -> Event {
+        Event {
+            token: event.token().0,
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            read_closed: event.is_read_closed(),
+            hung_up: event.is_write_closed(),
+            error: event.is_error(),
+        }
+    }
+}
+
+/// What a read gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Bytes; zero is the end.
+    pub n: usize,
+    /// Nothing more waits: a later arrival makes an event.
+    pub drained: bool,
+}
+
+/// The network as a shard sees it. Sockets do not block; would-block is an error of that kind.
+pub trait Net {
+    /// A listening socket.
+    type Listener;
+    /// A connected or connecting socket.
+    type Stream;
+
+    /// Takes a connection from the queue.
+    fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Stream, SocketAddr)>;
+    /// Begins a connection.
+    fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Stream>;
+    /// Asks for the events of a socket, edge-triggered, both directions, once for its life.
+    fn register(&mut self, stream: &mut Self::Stream, token: usize) -> io::Result<()>;
+    /// How a connect that has become writable ended (`SO_ERROR`).
+    fn connected(&mut self, stream: &Self::Stream) -> io::Result<()>;
+    /// Reads once.
+    fn read(&mut self, stream: &mut Self::Stream, into: &mut [u8]) -> io::Result<Read>;
+    /// Writes once, `head` and then `body`; how many bytes were taken.
+    fn write(&mut self, stream: &mut Self::Stream, head: &[u8], body: &[u8]) -> io::Result<usize>;
+    /// Sends a FIN.
+    fn shutdown_write(&mut self, stream: &mut Self::Stream) -> io::Result<()>;
+    /// Closes with a reset, so that the peer cannot take the end for a proper one.
+    fn reset(&mut self, stream: Self::Stream);
+    /// Our end of a connection.
+    fn local_addr(&self, stream: &Self::Stream) -> io::Result<SocketAddr>;
+}
+
+/// The real network.
+#[derive(Debug)]
+pub struct MioNet {
+    registry: Registry,
+}
+
+impl MioNet {
+    /// The network whose sockets are registered with `registry`.
+    pub fn new(registry: Registry) -> MioNet {
+        MioNet { registry }
+    }
+}
+
+impl Net for MioNet {
+    type Listener = TcpListener;
+    type Stream = TcpStream;
+
+    fn accept(&mut self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        // TCP_NODELAY is inherited from the listener (tcp(7)).
+        retry(|| listener.accept())
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    fn register(&mut self, stream: &mut TcpStream, token: usize) -> io::Result<()> {
+        self.registry.register(stream, mio::Token(token), Interest::READABLE | Interest::WRITABLE)
+    }
+
+    fn connected(&mut self, stream: &TcpStream) -> io::Result<()> {
+        match stream.take_error()? {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn read(&mut self, stream: &mut TcpStream, into: &mut [u8]) -> io::Result<Read> {
+        let n = retry(|| stream.read(into))?;
+        // epoll(7): a read of a stream socket that is short has drained it. True for TCP, not for TLS.
+        Ok(Read { n, drained: n < into.len() })
+    }
+
+    fn write(&mut self, stream: &mut TcpStream, head: &[u8], body: &[u8]) -> io::Result<usize> {
+        match (head.is_empty(), body.is_empty()) {
+            (_, true) => retry(|| stream.write(head)),
+            (true, false) => retry(|| stream.write(body)),
+            (false, false) => retry(|| stream.write_vectored(&[IoSlice::new(head), IoSlice::new(body)])),
+        }
+    }
+
+    fn shutdown_write(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+        stream.shutdown(Shutdown::Write)
+    }
+
+    fn reset(&mut self, stream: TcpStream) {
+        // When this fails the socket is closed all the same, by a FIN; there is nobody to tell.
+        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    }
+
+    fn local_addr(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
+        stream.local_addr()
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_name_their_subject() {
+        type Any = Subject;
+        let mut table = crate::ground::table::Table::<u8, ClientKind>::default();
+        for _ in 0..3 {
+            table.insert(0);
+        }
+        let id = table.next_id();
+        for subject in [Any::Listener(3), Any::Client(id), Any::Upstream(Id::unpack(id.pack())), Any::Mailbox] {
+            assert_eq!(Any::of_token(subject.token()), subject);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What is one for the whole process: its name on the wire, its readiness, its open client connections.
+//!
+//! Must not know: who asks.
+
+use crate::shared::metrics::ShardCounters;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Facts and words of the process that every thread shares.
+#[derive(Debug)]
+pub struct Process {
+    /// `fusegate-{8 hex}`: the pseudonym in `Via`.
+    pub pseudonym: String,
+    /// One entry for each shard.
+    pub shards: Box<[ShardCounters]>,
+    /// Whether `/readyz` says yes.
+    pub ready: AtomicBool,
+    connections: AtomicUsize,
+}
+
+impl Process {
+    /// The process that `random` names, with so many shards.
+    pub fn new(random: u64, shards: usize) -> Process {
+        Process {
+            pseudonym: format!("fusegate-{:08x}", random as u32),
+            shards: (0..shards).map(|_| ShardCounters::default()).collect(),
+            ready: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+        }
+    }
+
+    /// A client connection begins; whether it is within `limit`.
+    pub fn connect(&self, limit: usize) -> bool {
+        self.connections.fetch_add(1, Ordering::Relaxed) < limit
+    }
+
+    /// A client connection ended.
+    pub fn disconnect(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Open client connections.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}

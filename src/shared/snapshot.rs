@@ -1,0 +1,160 @@
+//! The snapshot: an immutable, validated configuration with resolved services. A reload makes a new one;
+//! what did not change is carried over by `Arc`: breakers, cursors, counters, and the slots under which
+//! shards keep pools and accounts.
+//!
+//! Must not know: files, sockets, how it was built.
+
+use crate::config::model;
+use crate::http::head;
+use crate::policy::balance::Cursor;
+use crate::policy::breaker::{Breaker, Settings};
+use crate::policy::class::FailureOn;
+use crate::shared::metrics::UpstreamCounters;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicU8;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// A configuration in force.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts snapshots, also those that only have other addresses; acknowledged by shards.
+    pub serial: u64,
+    /// Counts the configurations that were in force, from 1.
+    pub generation: u64,
+    /// In the order of the file.
+    pub services: Vec<Service>,
+    /// Position of a service by its name.
+    pub by_name: HashMap<Box<[u8]>, u32>,
+    /// `gateway.client`.
+    pub client: model::Client,
+    /// Bounds of heads.
+    pub head: head::Limits,
+    /// `limits.buffer`.
+    pub buffer: usize,
+    /// `limits.connections`, resolved.
+    pub connections: usize,
+}
+
+impl Snapshot {
+    /// The service of this name.
+    pub fn service(&self, name: &[u8]) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Bytes of a large buffer: the bound per direction, or what the longest head can become when it is
+    /// written anew (its fields, the host twice, what is added).
+    pub fn large_buffer(&self) -> usize {
+        self.buffer.max(2 * self.head.header_bytes + self.head.request_line + (4 << 10))
+    }
+}
+
+/// A service in force.
+#[derive(Debug)]
+pub struct Service {
+    /// Shared by every snapshot that has a service of this name.
+    pub identity: Arc<ServiceIdentity>,
+    /// Each URL once, in configuration order.
+    pub upstreams: Vec<Upstream>,
+    /// The round robin's table: positions in `upstreams`, one for each listing.
+    pub turns: Vec<u16>,
+    /// Shared by every snapshot with the same turns.
+    pub cursor: Arc<Cursor>,
+    /// Extra attempts.
+    pub retry_attempts: u8,
+    /// Of an exchange.
+    pub total_timeout: Option<Duration>,
+}
+
+/// What a service is, whatever its settings.
+#[derive(Debug)]
+pub struct ServiceIdentity {
+    /// Of the configuration.
+    pub name: String,
+    /// Where shards keep its retry account.
+    pub slot: Slot,
+}
+
+/// An upstream in force.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Shared by every snapshot that has this URL in this service.
+    pub identity: Arc<UpstreamIdentity>,
+    /// Of its name; empty while that does not resolve.
+    pub addresses: Vec<SocketAddr>,
+    /// The path without a trailing `/`.
+    pub base_path: Box<[u8]>,
+    /// The whole path.
+    pub path: Box<[u8]>,
+    /// The `Host` to send; `None` sends the client's.
+    pub host: Option<Box<[u8]>>,
+    /// Of the breaker.
+    pub breaker: Settings,
+    /// What the breaker counts.
+    pub failure_on: FailureOn,
+    /// `timeouts`.
+    pub timeouts: model::Timeouts,
+    /// `pool`.
+    pub pool: model::Pool,
+}
+
+/// What an upstream is, whatever its settings: the unit of the breaker.
+#[derive(Debug)]
+pub struct UpstreamIdentity {
+    /// Of its service.
+    pub service: String,
+    /// The spelling of the URL that equal ones share.
+    pub key: String,
+    /// As configured.
+    pub url: String,
+    /// Where shards keep its idle connections.
+    pub slot: Slot,
+    /// Shared by all shards.
+    pub breaker: Breaker,
+    /// Position of the address that worked last.
+    pub preferred: AtomicU8,
+    /// One entry for each shard.
+    pub counters: Box<[UpstreamCounters]>,
+}
+
+/// Numbers that are given out and come back, so that shards can keep things in plain vectors.
+#[derive(Debug, Default)]
+pub struct Slots {
+    state: Mutex<(usize, Vec<usize>)>,
+}
+
+impl Slots {
+    /// A number that nobody holds.
+    pub fn take(self: &Arc<Slots>) -> Slot {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = state.1.pop().unwrap_or_else(|| {
+            state.0 += 1;
+            state.0 - 1
+        });
+        Slot { number, slots: Arc::clone(self) }
+    }
+}
+
+/// A number that is held until this is dropped.
+///
+/// The last snapshot with an upstream is dropped by the last exchange on it, and idle connections of an
+/// upstream are closed at the switch that removes it: so no shard holds anything under a free number.
+#[derive(Debug)]
+pub struct Slot {
+    number: usize,
+    slots: Arc<Slots>,
+}
+
+impl Slot {
+    /// The number.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.slots.state.lock().unwrap_or_else(PoisonError::into_inner).1.push(self.number);
+    }
+}

@@ -1,0 +1,21 @@
+//! Black-box tests of the gateway: the real program, real sockets on the loopback interface, real
+//! and scripted upstreams. One binary, so that the support code is compiled once. Modules are named
+//! by subject, tests by the behaviour that they hold.
+
+// a failed unwrap is how a test fails
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod balance;
+mod breaker;
+mod clients;
+mod framing;
+mod limits;
+mod process;
+mod proxying;
+mod refusals;
+mod reload;
+mod retry;
+mod support;
+mod timeouts;
+mod upstream_faults;
