@@ -31,6 +31,12 @@ pub struct Service {
     pub total_timeout: Option<Duration>,
 }
 
+/// Whether a service can have this name: one path segment that every client spells alike.
+pub fn is_service_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !matches!(name, "" | "." | "..") && name.bytes().all(allowed)
+}
+
 /// One listed upstream with its merged settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {

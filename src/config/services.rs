@@ -4,7 +4,7 @@
 //! Must not know: files, the bounds of single values.
 
 use super::diagnostics::{Fault, quote};
-use super::model::{Config, Service, Upstream};
+use super::model::{Config, Service, Upstream, is_service_name};
 use super::reader::{Reader, Scope};
 use super::schema::{self, Process, Settings};
 use super::suggest::did_you_mean;
@@ -87,8 +87,7 @@ fn no_upstreams(entry: &Entry, defaults: &Settings, reader: &mut Reader<'_>) {
 }
 
 fn check_name(name: &str) -> Result<(), Fault> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    if matches!(name, "" | "." | "..") || !name.bytes().all(allowed) {
+    if !is_service_name(name) {
         let fault = Fault::new(format!("{} is not a service name", quote(name)));
         return Err(fault.help("a name is letters, digits, \"-\", \"_\", \".\""));
     }

@@ -318,11 +318,14 @@ impl<'h, 'b> Request<'h, 'b> {
     }
 }
 
-/// Whether the request line ends in a well-formed HTTP version that httparse does not take.
+/// Whether this is a well-formed request line but for a version that httparse does not take.
 fn names_another_version(bytes: &[u8]) -> bool {
     let line = &bytes[..memchr::memchr(b'\r', bytes).unwrap_or(bytes.len())];
-    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or(b"");
-    matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
+    let mut words = line.split(|byte| *byte == b' ');
+    let version = words.nth(2).unwrap_or(b"");
+    words.next().is_none()
+        && matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
 /// Whether an `X-Request-Id` is kept: 1 to 128 of `A-Za-z0-9._-`.
@@ -383,6 +386,7 @@ mod tests {
             "GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
             "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET /\r\n\r\n",
+            "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1x\r\nHost: a\r\n\r\n",
             "G\u{e9}T / HTTP/1.1\r\nHost: a\r\n\r\n",
             "TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",

@@ -70,7 +70,7 @@ impl Word {
     }
 
     fn next(self, state: State, value: u64) -> Word {
-        Word { state, generation: self.generation + 1 & GENERATION_MASK, value }
+        Word { state, generation: (self.generation + 1) & GENERATION_MASK, value }
     }
 }
 

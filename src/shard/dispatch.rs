@@ -3,6 +3,7 @@
 //!
 //! Must not know: how bytes move afterwards (`exchange.rs`), what the control thread answers.
 
+use crate::config::model::is_service_name;
 use crate::http::body::{Body, Chunked, Coding, Transfer};
 use crate::http::request::{self, Framing, Refusal, Request, Storage};
 use crate::http::target::{self, Own, Route, Target};
@@ -18,6 +19,7 @@ use crate::shard::upstreams::Upstreams;
 use crate::shard::{Ctx, Reply, Shard, Step};
 use crate::shared::failure::Failure;
 use crate::shared::snapshot::Service;
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -142,7 +144,14 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         return replied(meta, input, ctx, 400, "the path leaves the upstream's base path", Some("http_request_error"));
     }
     let Some(at) = snapshot.service(&service) else {
-        return replied(meta, input, ctx, 404, "there is no such service", Some("destination_not_found"));
+        let (consumed, facts) = facts(meta, input, ctx);
+        let reply = facts.reply(404, "there is no such service", Some("destination_not_found"));
+        // Told back when it could be the name of a service; anything else is not worth repeating.
+        let name = std::str::from_utf8(&service).ok().filter(|name| is_service_name(name) && name.len() <= 128);
+        return Verdict::Replied {
+            reply: Reply { service: name.map(|n| Cow::Owned(n.to_owned())), ..reply },
+            consumed,
+        };
     };
     if request.came_via(ctx.process.pseudonym.as_bytes()) {
         let refusal = Refusal::Loop;
@@ -158,7 +167,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         let (detail, retry_after_s) = unavailable(service, ctx);
         let facts = facts(meta, input, ctx);
         let reply = Reply {
-            service: Some(&service.identity.name),
+            service: Some(Cow::Borrowed(&service.identity.name)),
             retry_after_s: Some(retry_after_s),
             ..facts.1.reply(503, detail, Some("destination_unavailable"))
         };

@@ -38,6 +38,7 @@ use crate::shared::failure::Failure;
 use crate::shared::metrics::ShardCounters;
 use crate::shared::process::Process;
 use crate::shared::snapshot::{self, Snapshot};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -159,14 +160,14 @@ pub struct Shard<N: Net> {
 }
 
 /// An answer of the gateway's own.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Reply<'s> {
     meta: RequestMeta,
     then: Then,
     status: u16,
     detail: &'s str,
     token: Option<&'static str>,
-    service: Option<&'s str>,
+    service: Option<Cow<'s, str>>,
     retry_after_s: Option<u64>,
     allow: Option<&'static str>,
 }
@@ -440,15 +441,19 @@ impl<N: Net> Shard<N> {
 
     /// Moves one client on as far as it goes now.
     pub(crate) fn drive(&mut self, id: ClientId) {
+        self.drive_from(id, Step::Again);
+    }
+
+    /// The same, from a step that an alarm has decided.
+    fn drive_from(&mut self, id: ClientId, step: Step) {
         self.ctx.budget = DRIVE_BYTES;
         // A bug that one request provokes ends that exchange, not the shard.
-        if catch_unwind(AssertUnwindSafe(|| self.drive_on(id))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| self.drive_on(id, step))).is_err() {
             self.abandon(id);
         }
     }
 
-    fn drive_on(&mut self, id: ClientId) {
-        let mut step = self.advance(id);
+    fn drive_on(&mut self, id: ClientId, mut step: Step) {
         loop {
             step = match step {
                 Step::Again if self.ctx.budget == 0 => Step::Yield,
@@ -516,10 +521,7 @@ impl<N: Net> Shard<N> {
     fn expire(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(id) else { return };
         match client.state {
-            ClientState::Head { .. } => {
-                self.reply(id, &Reply::of_refusal(Refusal::Slow));
-                self.drive(id);
-            }
+            ClientState::Head { .. } => self.drive_from(id, Step::Refuse(Refusal::Slow)),
             ClientState::Exchange(exchange_id) => {
                 let Some(exchange) = self.exchanges.get(exchange_id) else { return self.close_client(id) };
                 let total = exchange.service().total_timeout.map_or(Tick::NEVER, |total| exchange.started.after(total));
@@ -538,7 +540,7 @@ impl<N: Net> Shard<N> {
                     Some(Awaited::Upstream(_, failure)) => Step::Fail(failure),
                     Some(Awaited::Stream(_)) => Step::Cancel,
                 };
-                self.run(id, step);
+                self.drive_from(id, step);
             }
             ClientState::Ticket { .. } => {
                 self.reply(id, &Reply::new(503, "the gateway's control thread did not answer in time", None));
@@ -546,20 +548,6 @@ impl<N: Net> Shard<N> {
             }
             ClientState::Idle | ClientState::Answering { .. } | ClientState::Lingering { .. } => self.close_client(id),
         }
-    }
-
-    /// Drives a client from a step that an alarm decided.
-    fn run(&mut self, id: ClientId, step: Step) {
-        let next = match step {
-            Step::Fail(failure) => self.fail(id, failure),
-            Step::NextAddress(failure) => self.next_address(id, failure),
-            Step::Refuse(refusal) => self.refuse(id, refusal),
-            _ => {
-                self.leave(id, Outcome::Neutral);
-                Step::Close
-            }
-        };
-        if next == Step::Close { self.close_client(id) } else { self.drive(id) }
     }
 
     /// The connect to one address failed: the next one, or the attempt has.
@@ -710,7 +698,10 @@ impl<N: Net> Shard<N> {
         }
         let retry_after_s = (failure.status() == 503).then_some(1);
         let problem = Reply::new(failure.status(), failure.detail(), Some(failure.token()));
-        self.reply(id, &Reply { meta, then, service: Some(&service.identity.name), retry_after_s, ..problem })
+        self.reply(
+            id,
+            &Reply { meta, then, service: Some(Cow::Borrowed(&service.identity.name)), retry_after_s, ..problem },
+        )
     }
 
     /// The client's own fault in the middle of its request.
@@ -829,7 +820,7 @@ impl<N: Net> Shard<N> {
                 status: reply.status,
                 detail: reply.detail,
                 token: reply.token,
-                service: reply.service,
+                service: reply.service.as_deref(),
                 instance: instance.as_bytes(),
                 retry_after_s: reply.retry_after_s,
                 allow: reply.allow,

@@ -340,7 +340,7 @@ fn a_head_over_its_limits_is_431() {
 #[test]
 fn limits_of_the_head_are_configurable_and_exact_in_count() {
     let origin = Origin::hello("good");
-    let settings = "limits: {headers: 10, request_line: 100, header_bytes: 1KiB}";
+    let settings = "limits: {headers: 10, request_line: 100B, header_bytes: 1KiB}";
     let gateway = Gateway::with(settings, &service("s", &[&origin.url()], ""));
     let request = |path: &str, fields: &str| format!("GET /v1/proxy/s/{path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let status = |text: String| {
