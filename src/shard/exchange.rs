@@ -311,7 +311,7 @@ pub fn begin<N: Net>(
         request::Framing::Chunked => Transfer::new(Body::Chunked(Chunked::default()), Coding::Chunked),
     };
     let passed = attempt.body.pass(body, exchange.snapshot.head.header_bytes, &mut ctx.output)?;
-    let sent = upstream.conn.send(&mut ctx.net, &mut ctx.pool, &ctx.output, &body[..passed.direct]);
+    let sent = upstream.conn.send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, &body[..passed.direct]);
     exchange.kept = (request.len + passed.consumed) as u32;
     attempt.receive = Receive::Head;
     attempt.since = ctx.now;
@@ -491,7 +491,7 @@ fn send_body<N: Net>(
     let input = if from_inbound { &client.conn.inbound.bytes()[kept..] } else { scratch.bytes() };
     ctx.output.clear();
     let passed = exchange.attempt.body.pass(input, trailer_limit, &mut ctx.output).map_err(Event::ClientMalformed)?;
-    let sent = upstream.conn.send(&mut ctx.net, &mut ctx.pool, &ctx.output, &input[..passed.direct]);
+    let sent = upstream.conn.send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, &input[..passed.direct]);
     settle_input(client, exchange, scratch, passed.consumed, ctx);
     if sent == Err(Broken) {
         return Ok(break_send(exchange));
@@ -642,7 +642,7 @@ fn interim<N: Net>(
     if exchange.request.version == Version::Http11 {
         ctx.output.clear();
         render::response(&mut ctx.output, response, Coding::Plain, Persistence::Implied, b"");
-        client.conn.send(&mut ctx.net, &mut ctx.pool, &ctx.output, b"").map_err(|Broken| Event::ClientBroken)?;
+        client.conn.send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, b"").map_err(|Broken| Event::ClientBroken)?;
     }
     Ok(response.len)
 }
@@ -688,7 +688,7 @@ fn final_head<N: Net>(
         .map_err(|how| Event::Invalid(Failure::BodyMalformed(how)))?;
     client
         .conn
-        .send(&mut ctx.net, &mut ctx.pool, &ctx.output, &piece[..passed.direct])
+        .send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, &piece[..passed.direct])
         .map_err(|Broken| Event::ClientBroken)?;
     // With the first response byte gone there is no replay any more.
     client.conn.inbound.consume(&mut ctx.pool, exchange.kept as usize);
@@ -743,7 +743,7 @@ fn receive_body<N: Net>(
     };
     client
         .conn
-        .send(&mut ctx.net, &mut ctx.pool, &ctx.output, &input[..passed.direct])
+        .send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, &input[..passed.direct])
         .map_err(|Broken| Event::ClientBroken)?;
     exchange.attempt.receive = if transfer.is_done() {
         Receive::Done { then, reuse }

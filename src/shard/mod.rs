@@ -371,7 +371,7 @@ impl<N: Net> Shard<N> {
         while let Ok(command) = self.ctx.mailbox.commands.try_recv() {
             match command {
                 Command::Switch(snapshot) => self.switch(snapshot),
-                Command::Answer { client, bytes } => self.answer_ticket(Id::unpack(client), &bytes),
+                Command::Answer { client, bytes } => self.answer_ticket(Id::unpack(client), bytes),
                 Command::Drain => self.begin_drain(),
             }
         }
@@ -405,13 +405,13 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    fn answer_ticket(&mut self, id: ClientId, bytes: &[u8]) {
+    fn answer_ticket(&mut self, id: ClientId, mut bytes: Vec<u8>) {
         // The client may have left; its answer ends here.
         let Some(client) = self.clients.get_mut(id) else { return };
         let ClientState::Ticket { then } = client.state else { return };
         client.state = ClientState::Answering { then };
         client.conn.deadline = self.ctx.now.after(self.snapshot.client.body_idle);
-        match client.conn.send(&mut self.ctx.net, &mut self.ctx.pool, bytes, b"") {
+        match client.conn.send(&mut self.ctx.net, &mut self.ctx.pool, &mut bytes, b"") {
             Ok(_) => self.queue(id),
             Err(_) => self.close_client(id),
         }
@@ -829,7 +829,7 @@ impl<N: Net> Shard<N> {
         }
         client.state = ClientState::Answering { then: reply.then };
         client.conn.deadline = ctx.now.after(snapshot.client.body_idle);
-        match client.conn.send(&mut ctx.net, &mut ctx.pool, &ctx.output, b"") {
+        match client.conn.send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, b"") {
             Ok(_) => Step::Again,
             Err(_) => Step::Close,
         }
