@@ -29,6 +29,10 @@ pub struct Service {
     pub retry_attempts: u8,
     /// `timeouts.total` of an exchange; `None` is off.
     pub total_timeout: Option<Duration>,
+    /// `body_limit`: bytes of a request body; `None` is off.
+    pub body_limit: Option<u64>,
+    /// `upgrades`: protocols that a client may upgrade to, in lower case.
+    pub upgrades: Vec<String>,
 }
 
 /// Whether a service can have this name: one path segment that every client spells alike.
@@ -50,6 +54,8 @@ pub struct Upstream {
     pub pool: Pool,
     /// `headers.host`.
     pub host: HostHeader,
+    /// `max_requests`: concurrent requests of the process; `None` is off.
+    pub max_requests: Option<u32>,
 }
 
 /// A parsed upstream URL: scheme `http`, no user-info, query or fragment.

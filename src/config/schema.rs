@@ -31,6 +31,9 @@ pub(super) struct Settings {
     pub(super) total_timeout: Option<Duration>,
     pub(super) pool: Pool,
     pub(super) host: HostHeader,
+    pub(super) max_requests: Option<u32>,
+    pub(super) body_limit: Option<u64>,
+    pub(super) upgrades: Vec<String>,
 }
 
 impl Default for Settings {
@@ -42,6 +45,9 @@ impl Default for Settings {
             total_timeout: None,
             pool: Pool::default(),
             host: HostHeader::default(),
+            max_requests: None,
+            body_limit: None,
+            upgrades: vec!["websocket".to_owned()],
         }
     }
 }
@@ -65,7 +71,10 @@ pub(super) const SERVICE: &[Field<Settings>] = &[
     field("timeouts", EXCHANGE_TIMEOUTS),
     field("pool", POOL),
     field("headers", HEADERS),
+    BODY_LIMIT,
+    UPGRADES,
     field("url", Rule::Elsewhere("it belongs in an entry of upstreams")),
+    field("max_requests", Rule::Elsewhere("it belongs in an entry of upstreams")),
 ];
 
 /// `gateway.defaults`.
@@ -75,6 +84,8 @@ pub(super) const DEFAULTS: &[Field<Settings>] = &[
     field("timeouts", EXCHANGE_TIMEOUTS),
     field("pool", POOL),
     field("headers", HEADERS),
+    BODY_LIMIT,
+    UPGRADES,
     field("upstreams", Rule::Elsewhere("only a service has upstreams")),
 ];
 
@@ -85,8 +96,21 @@ pub(super) const UPSTREAM: &[Field<Settings>] = &[
     field("timeouts", ATTEMPT_TIMEOUTS),
     field("pool", POOL),
     field("headers", HEADERS),
+    field(
+        "max_requests",
+        Rule::Count(0..=1_000_000, |settings, count| settings.max_requests = (count > 0).then_some(count as u32)),
+    ),
     field("retries", Rule::Elsewhere("it belongs to the service, beside upstreams")),
+    field("body_limit", Rule::Elsewhere("it belongs to the service, beside upstreams")),
+    field("upgrades", Rule::Elsewhere("it belongs to the service, beside upstreams")),
 ];
+
+const BODY_LIMIT: Field<Settings> = field(
+    "body_limit",
+    Rule::Size(0..=1 << 50, |settings, bytes| settings.body_limit = (bytes > 0).then_some(bytes as u64)),
+);
+const UPGRADES: Field<Settings> =
+    field("upgrades", Rule::Node(|settings, node, reader| upgrades(&mut settings.upgrades, node, reader)));
 
 const CIRCUIT_BREAKER: Rule<Settings> =
     Rule::Node(|settings, node, reader| reader.mapping(node, BREAKER_FIELDS, &mut settings.breaker));
@@ -257,6 +281,27 @@ fn limits(limits: &mut Limits, node: &Node, reader: &mut Reader<'_>) {
     reader.error(place.unwrap_or(node), fault.help(format!("raise buffer to at least {}", show(head))));
 }
 
+/// Protocols that turn a connection into a tunnel. `h2c` is not among them: behind it requests would pass
+/// that the gateway has never seen.
+fn upgrades(protocols: &mut Vec<String>, node: &Node, reader: &mut Reader<'_>) {
+    let Value::List(items) = &node.value else {
+        let fault = Fault::new("upgrades must be a list");
+        return reader.error(node, fault.help("write it as [websocket], or [] for none"));
+    };
+    protocols.clear();
+    for item in items {
+        let Some(text) = reader.text(item) else { continue };
+        let protocol = text.value.to_ascii_lowercase();
+        if protocol == "h2c" || protocol == "h2" {
+            reader.error(item, Fault::new("requests inside of HTTP/2 cannot be checked: h2c is not let through"));
+        } else if protocol.len() > 64 || !crate::http::fields::is_token(protocol.as_bytes()) {
+            reader.error(item, Fault::new(format!("{} is not the name of a protocol", quote(&text.value))));
+        } else if !protocols.contains(&protocol) {
+            protocols.push(protocol);
+        }
+    }
+}
+
 fn failure_on(set: &mut FailureOn, node: &Node, reader: &mut Reader<'_>) {
     let Value::List(items) = &node.value else {
         let fault = Fault::new("failure_on must be a list");
@@ -315,7 +360,7 @@ fn knows<T>(table: &[Field<T>], key: &str) -> bool {
 impl Settings {
     /// An upstream with these settings.
     pub(super) fn upstream(self, url: model::UpstreamUrl) -> model::Upstream {
-        let Settings { breaker, timeouts, pool, host, .. } = self;
-        model::Upstream { url, breaker, timeouts, pool, host }
+        let Settings { breaker, timeouts, pool, host, max_requests, .. } = self;
+        model::Upstream { url, breaker, timeouts, pool, host, max_requests }
     }
 }

@@ -68,8 +68,8 @@ fn service<'a>(entry: &'a Entry, defaults: &Settings, reader: &mut Reader<'a>) -
         reader.mapping(&entry.value, schema::SERVICE, &mut settings);
     }
     let upstreams = upstreams(entry, listed, &settings, reader);
-    let Settings { retry_attempts, total_timeout, .. } = settings;
-    Some(Service { name: name.to_owned(), upstreams, retry_attempts, total_timeout })
+    let Settings { retry_attempts, total_timeout, body_limit, upgrades, .. } = settings;
+    Some(Service { name: name.to_owned(), upstreams, retry_attempts, total_timeout, body_limit, upgrades })
 }
 
 /// A mapping without upstreams is most likely not meant as a service; then what is in it says nothing.
@@ -168,5 +168,9 @@ fn upstream<'a>(item: &'a Node, settings: &Settings, reader: &mut Reader<'a>) ->
 }
 
 fn same_settings(a: &Upstream, b: &Upstream) -> bool {
-    a.breaker == b.breaker && a.timeouts == b.timeouts && a.pool == b.pool && a.host == b.host
+    a.breaker == b.breaker
+        && a.timeouts == b.timeouts
+        && a.pool == b.pool
+        && a.host == b.host
+        && a.max_requests == b.max_requests
 }

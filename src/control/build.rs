@@ -14,7 +14,7 @@ use crate::shared::snapshot::{Service, ServiceIdentity, Slots, Snapshot, Upstrea
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicU32};
 use std::time::Duration;
 
 /// Facts of the process that a snapshot depends on.
@@ -114,6 +114,8 @@ fn build_service(
         cursor,
         retry_attempts: service.retry_attempts,
         total_timeout: service.total_timeout,
+        body_limit: service.body_limit,
+        upgrades: service.upgrades.iter().map(|protocol| protocol.as_bytes().into()).collect(),
     }
 }
 
@@ -133,6 +135,7 @@ fn build_upstream(
             slot: facts.upstream_slots.take(),
             breaker: Breaker::new(),
             preferred: AtomicU8::new(0),
+            admitted: AtomicU32::new(0),
             counters: (0..facts.shards).map(|_| UpstreamCounters::default()).collect(),
         })
     });
@@ -155,6 +158,7 @@ fn build_upstream(
         failure_on: listed.breaker.failure_on.clone(),
         timeouts: listed.timeouts,
         pool: listed.pool,
+        max_requests: listed.max_requests,
     }
 }
 

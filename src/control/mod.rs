@@ -2,7 +2,7 @@
 //! builds snapshots, hands them to the shards, answers administration, and writes what breakers do into
 //! the log.
 //!
-//! `step` takes one notice and never waits. It touches no connection: of a shard it knows the mailbox.
+//! `step` takes one notice and never waits. Must not know: connections; of a shard it knows the mailbox.
 
 pub mod build;
 pub mod history;

@@ -159,12 +159,12 @@ fn trailers_end(bytes: &[u8], limit: usize) -> Result<Option<usize>, &'static st
     }
 }
 
-/// Copies what may stand in a trailer section (RFC 9110 section 6.5.1) from `section` to `out`.
-fn push_trailers(out: &mut Vec<u8>, section: &[u8]) -> Result<(), &'static str> {
+/// Reads a trailer section and copies what may stand in it (RFC 9110 section 6.5.1) to `out`, if it `keeps` any.
+fn push_trailers(out: &mut Vec<u8>, section: &[u8], keeps: bool) -> Result<(), &'static str> {
     let mut slots = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     match httparse::parse_headers(section, &mut slots) {
         Ok(httparse::Status::Complete((_, fields))) => {
-            for field in fields.iter().filter(|field| may_trail(field.name)) {
+            for field in fields.iter().filter(|field| keeps && may_trail(field.name)) {
                 for part in [field.name.as_bytes(), b": ", field.value, b"\r\n"] {
                     out.extend_from_slice(part);
                 }
@@ -211,6 +211,8 @@ pub struct Passed {
     pub consumed: usize,
     /// So many bytes at the start of the input go out as they are, behind what was put in the output.
     pub direct: usize,
+    /// Bytes of content among them, without framing.
+    pub content: usize,
 }
 
 /// A body on its way: how it comes and how it goes.
@@ -218,16 +220,24 @@ pub struct Passed {
 pub struct Transfer {
     body: Body,
     coding: Coding,
+    /// Trailers are passed on.
+    trailers: bool,
 }
 
 impl Transfer {
     /// A body that has no bytes.
-    pub const EMPTY: Transfer = Transfer { body: Body::Done, coding: Coding::Plain };
+    pub const EMPTY: Transfer = Transfer { body: Body::Done, coding: Coding::Plain, trailers: false };
 
-    /// A body framed by `body` on the way in and by `coding` on the way out.
+    /// A body framed by `body` on the way in and by `coding` on the way out, with its trailers.
     pub fn new(body: Body, coding: Coding) -> Transfer {
         let body = if body == Body::Length(0) { Body::Done } else { body };
-        Transfer { body, coding }
+        Transfer { body, coding, trailers: coding == Coding::Chunked }
+    }
+
+    /// The same without trailers, when `drops` says so: a `Connection` that names fields names trailers too
+    /// (RFC 9110 section 7.6.1), and any trailers may be dropped (RFC 9112 section 7.1.2).
+    pub fn drop_trailers(self, drops: bool) -> Transfer {
+        Transfer { trailers: self.trailers && !drops, ..self }
     }
 
     /// Whether the whole body came.
@@ -247,31 +257,39 @@ impl Transfer {
 
     /// Takes the body's next bytes from `input`. What must be framed anew goes to `out`.
     pub fn pass(&mut self, input: &[u8], trailer_limit: usize, out: &mut Vec<u8>) -> Result<Passed, &'static str> {
-        let coding = self.coding;
+        let (coding, keeps_trailers) = (self.coding, self.trailers);
         match &mut self.body {
-            Body::Done => Ok(Passed { consumed: 0, direct: 0 }),
+            Body::Done => Ok(Passed { consumed: 0, direct: 0, content: 0 }),
             Body::Length(left) => {
                 let n = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= n as u64;
                 if *left == 0 {
                     self.body = Body::Done;
                 }
-                Ok(Passed { consumed: n, direct: n })
+                Ok(Passed { consumed: n, direct: n, content: n })
             }
-            Body::UntilClose if coding == Coding::Plain => Ok(Passed { consumed: input.len(), direct: input.len() }),
+            Body::UntilClose if coding == Coding::Plain => {
+                Ok(Passed { consumed: input.len(), direct: input.len(), content: input.len() })
+            }
             Body::UntilClose => {
                 push_chunk(out, input);
-                Ok(Passed { consumed: input.len(), direct: 0 })
+                Ok(Passed { consumed: input.len(), direct: 0, content: input.len() })
             }
             Body::Chunked(chunked) => {
                 let mut trailers = Ok(());
+                let mut content = 0;
                 let (consumed, ended) = chunked.decode(input, trailer_limit, |piece| match (piece, coding) {
-                    (Piece::Data(data), Coding::Plain) => out.extend_from_slice(data),
-                    (Piece::Data(data), Coding::Chunked) => push_chunk(out, data),
-                    (Piece::Trailers(section), Coding::Plain) => trailers = push_trailers(&mut Vec::new(), section),
+                    (Piece::Data(data), coding) => {
+                        content += data.len();
+                        match coding {
+                            Coding::Plain => out.extend_from_slice(data),
+                            Coding::Chunked => push_chunk(out, data),
+                        }
+                    }
+                    (Piece::Trailers(section), Coding::Plain) => trailers = push_trailers(out, section, false),
                     (Piece::Trailers(section), Coding::Chunked) => {
                         out.extend_from_slice(b"0\r\n");
-                        trailers = push_trailers(out, section);
+                        trailers = push_trailers(out, section, keeps_trailers);
                         out.extend_from_slice(b"\r\n");
                     }
                 })?;
@@ -279,7 +297,7 @@ impl Transfer {
                 if ended {
                     self.body = Body::Done;
                 }
-                Ok(Passed { consumed, direct: 0 })
+                Ok(Passed { consumed, direct: 0, content })
             }
         }
     }

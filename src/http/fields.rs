@@ -47,6 +47,8 @@ pub enum Field {
     ProxyStatus,
     /// `Content-Type`
     ContentType,
+    /// `Max-Forwards`
+    MaxForwards,
 }
 
 impl Field {
@@ -60,6 +62,7 @@ impl Field {
             (3, b'v') if is("via") => Field::Via,
             (4, b'h') if is("host") => Field::Host,
             (4, b'd') if is("date") => Field::Date,
+            (5, b'c') if is("close") => Field::Dropped,
             (6, b'e') if is("expect") => Field::Expect,
             (7, b't') if is("trailer") => Field::Trailer,
             (7, b'u') if is("upgrade") => Field::Upgrade,
@@ -68,6 +71,7 @@ impl Field {
             (10, b'c') if is("connection") => Field::Connection,
             (10, b'k') if is("keep-alive") => Field::Dropped,
             (12, b'c') if is("content-type") => Field::ContentType,
+            (12, b'm') if is("max-forwards") => Field::MaxForwards,
             (12, b'x') if is("x-request-id") => Field::RequestId,
             (14, b'c') if is("content-length") => Field::ContentLength,
             (14, b'h') if is("http2-settings") => Field::Dropped,
@@ -81,7 +85,10 @@ impl Field {
 
     /// Whether a connection option may take this field away: not what the gateway sets or needs itself.
     fn can_be_named_away(self) -> bool {
-        matches!(self, Field::Other | Field::Dropped | Field::Te | Field::Trailer | Field::Upgrade | Field::ContentType)
+        matches!(
+            self,
+            Field::Other | Field::Dropped | Field::Te | Field::Trailer | Field::ContentType | Field::MaxForwards
+        )
     }
 }
 
@@ -105,6 +112,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Whether it names fields that are not to be passed on, trailers among them.
+    pub fn names_fields(&self) -> bool {
+        self.others
+    }
+
     /// Adds one field value; the error says what is wrong.
     pub fn add(&mut self, value: &[u8]) -> Result<(), &'static str> {
         for option in list(value) {
@@ -114,6 +126,8 @@ impl Connection {
                 self.keep_alive = true;
             } else if option.eq_ignore_ascii_case(b"upgrade") {
                 self.upgrade = true;
+            } else if option.eq_ignore_ascii_case(b"te") {
+                // It announces `TE`, which has its own rule.
             } else if is_token(option) {
                 self.others = true;
             } else {
@@ -163,6 +177,12 @@ pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
+/// Whether a field is likely to carry a secret, which a `TRACE` must not show (RFC 9110 section 9.3.8).
+pub fn is_secret(name: &str) -> bool {
+    const SECRETS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "cookie2", "x-api-key"];
+    SECRETS.iter().any(|secret| name.eq_ignore_ascii_case(secret))
+}
+
 /// A `Content-Length`: digits only, no list, no sign, below 2^63.
 pub fn content_length(value: &[u8]) -> Result<u64, &'static str> {
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
@@ -173,6 +193,12 @@ pub fn content_length(value: &[u8]) -> Result<u64, &'static str> {
         return Err("the Content-Length is too large");
     }
     Ok(length)
+}
+
+/// The one spelling of a valid length: without leading noughts, which some would take for octal.
+pub fn plain_length(value: &[u8]) -> &[u8] {
+    let noughts = value.iter().take_while(|digit| **digit == b'0').count();
+    &value[noughts.min(value.len().saturating_sub(1))..]
 }
 
 /// A `Transfer-Encoding`: `chunked` alone is all that this gateway can delimit.

@@ -4,7 +4,7 @@
 //! Must not know: sockets, breakers, where the values come from.
 
 use crate::http::body::Coding;
-use crate::http::fields::Field;
+use crate::http::fields::{self, Field};
 use crate::http::request::{Request, Version};
 use crate::http::response::{self, Response};
 use crate::http::target::Target;
@@ -28,6 +28,8 @@ pub struct Onward<'a> {
     pub pseudonym: &'a [u8],
     /// Kept or made.
     pub request_id: &'a [u8],
+    /// The protocol to ask for.
+    pub upgrade: Option<&'a [u8]>,
 }
 
 /// Writes the head of a request to an upstream.
@@ -48,13 +50,19 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
     field(out, b"Host", host);
     for (header, kind) in request.fields.iter().zip(request.kinds) {
         let passes = match kind {
-            Field::Other
-            | Field::ContentType
-            | Field::ContentLength
-            | Field::Date
-            | Field::Via
-            | Field::ProxyStatus => true,
+            Field::Other | Field::ContentType | Field::Date | Field::Via | Field::ProxyStatus => true,
+            Field::ContentLength => {
+                field(out, b"Content-Length", fields::plain_length(header.value));
+                false
+            }
             Field::Expect => request.expects_continue,
+            Field::MaxForwards => match request.max_forwards {
+                None => true,
+                Some(left) => {
+                    field(out, b"Max-Forwards", itoa::Buffer::new().format(left.saturating_sub(1)).as_bytes());
+                    false
+                }
+            },
             Field::Trailer => request.framing == request::Framing::Chunked,
             Field::Dropped
             | Field::Connection
@@ -72,8 +80,14 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
     if request.framing == request::Framing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    if request.takes_trailers {
-        out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
+    match (request.takes_trailers, onward.upgrade) {
+        (false, None) => {}
+        (true, None) => out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n"),
+        (false, Some(_)) => out.extend_from_slice(b"Connection: upgrade\r\n"),
+        (true, Some(_)) => out.extend_from_slice(b"Connection: upgrade, TE\r\nTE: trailers\r\n"),
+    }
+    if let Some(protocol) = onward.upgrade {
+        field(out, b"Upgrade", protocol);
     }
     out.extend_from_slice(b"X-Forwarded-For: ");
     push_ip(out, onward.client);
@@ -119,16 +133,21 @@ pub fn response(out: &mut Vec<u8>, response: &Response<'_, '_>, coding: Coding, 
         let passes = match kind {
             Field::Other
             | Field::ContentType
-            | Field::ContentLength
             | Field::Date
             | Field::Via
             | Field::ProxyStatus
             | Field::Forwarding
             | Field::RequestId
             | Field::Expect
+            | Field::MaxForwards
             | Field::Host => true,
+            Field::ContentLength => {
+                field(out, b"Content-Length", fields::plain_length(header.value));
+                false
+            }
+            Field::Upgrade => response.status == 101,
             Field::Trailer => coding == Coding::Chunked,
-            Field::Dropped | Field::Connection | Field::TransferEncoding | Field::Te | Field::Upgrade => false,
+            Field::Dropped | Field::Connection | Field::TransferEncoding | Field::Te => false,
         };
         if passes {
             field(out, header.name.as_bytes(), header.value);
@@ -141,8 +160,10 @@ pub fn response(out: &mut Vec<u8>, response: &Response<'_, '_>, coding: Coding, 
     if coding == Coding::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    if response.status >= 200 {
-        out.extend_from_slice(persistence.line());
+    match response.status {
+        101 => out.extend_from_slice(b"Connection: upgrade\r\n"),
+        200.. => out.extend_from_slice(persistence.line()),
+        _ => {}
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -247,6 +268,7 @@ mod tests {
             client: "::ffff:10.0.0.7".parse().unwrap(),
             pseudonym: b"fusegate-00000001",
             request_id: b"abc",
+            upgrade: None,
         };
         let mut out = Vec::new();
         request(&mut out, &parsed, &onward);

@@ -47,6 +47,8 @@ pub enum Refusal {
     Expectation,
     /// 413: a body larger than the resource takes.
     BodyTooLarge,
+    /// 421: an `https` target on a connection that is not secured.
+    Misdirected,
     /// 508: the request came from this process.
     Loop,
     /// 408: the head or the body came too slowly.
@@ -62,6 +64,7 @@ impl Refusal {
             Refusal::BodyTooLarge => 413,
             Refusal::LineTooLong => 414,
             Refusal::Expectation => 417,
+            Refusal::Misdirected => 421,
             Refusal::FieldsTooLarge | Refusal::TooManyFields => 431,
             Refusal::Connect => 501,
             Refusal::Version => 505,
@@ -79,6 +82,7 @@ impl Refusal {
             Refusal::Expectation => "only the expectation 100-continue is known",
             Refusal::FieldsTooLarge => "the header fields are larger than limits.header_bytes",
             Refusal::TooManyFields => "there are more header fields than limits.headers",
+            Refusal::Misdirected => "an https target needs a secured connection",
             Refusal::Connect => "CONNECT is not supported",
             Refusal::Version => "only HTTP/1.0 and HTTP/1.1 are spoken here",
             Refusal::Loop => "the request has passed this gateway before",
@@ -137,6 +141,10 @@ pub struct Request<'h, 'b> {
     pub takes_trailers: bool,
     /// A `Via` field came.
     pub has_via: bool,
+    /// An `Upgrade` field came.
+    pub has_upgrade: bool,
+    /// `Max-Forwards` of `OPTIONS` and `TRACE`; of other methods it means nothing (RFC 9110 section 7.6.2).
+    pub max_forwards: Option<u64>,
     /// The one valid `X-Request-Id`.
     pub request_id: Option<&'b [u8]>,
     /// Bytes of the head with the empty line.
@@ -173,7 +181,7 @@ impl<'h, 'b> Request<'h, 'b> {
         let fields: &'h [httparse::Header<'b>] = parsed.headers;
         let mut request = Request {
             method,
-            target: Target::parse(method, target.as_bytes()).map_err(Refusal::Malformed)?,
+            target: Target::parse(method, target.as_bytes())?,
             version: if minor == 0 { Version::Http10 } else { Version::Http11 },
             fields,
             kinds: &[],
@@ -183,6 +191,8 @@ impl<'h, 'b> Request<'h, 'b> {
             expects_continue: false,
             takes_trailers: false,
             has_via: false,
+            has_upgrade: false,
+            max_forwards: None,
             request_id: None,
             len,
         };
@@ -225,6 +235,10 @@ impl<'h, 'b> Request<'h, 'b> {
                     self.takes_trailers |= fields::list(field.value).any(|t| t.eq_ignore_ascii_case(b"trailers"));
                 }
                 Field::Via => self.has_via = true,
+                Field::Upgrade => self.has_upgrade = true,
+                Field::MaxForwards if matches!(self.method, "OPTIONS" | "TRACE") => {
+                    self.max_forwards = fields::content_length(field.value).ok();
+                }
                 Field::RequestId => {
                     request_ids += 1;
                     self.request_id = is_request_id(field.value).then_some(field.value);
@@ -302,6 +316,18 @@ impl<'h, 'b> Request<'h, 'b> {
         !self.connection.close && (self.version == Version::Http11 || self.connection.keep_alive)
     }
 
+    /// The first of `protocols`, which are in lower case, that the client asks for in a way that can be
+    /// granted: with `GET`, HTTP/1.1, no body, and `Connection: upgrade` (RFC 9110 section 7.8).
+    pub fn upgrade<'p>(&self, protocols: &'p [Box<[u8]>]) -> Option<&'p [u8]> {
+        let possible = self.has_upgrade
+            && self.connection.upgrade
+            && self.version == Version::Http11
+            && self.method == "GET"
+            && self.framing == Framing::Empty;
+        let asked = |protocol: &[u8]| names_upgrade(self.fields, self.kinds, protocol);
+        protocols.iter().map(|protocol| &**protocol).find(|protocol| possible && asked(protocol))
+    }
+
     /// Whether a `Via` field names `pseudonym` as received-by (RFC 9110 section 7.6.3).
     pub fn came_via(&self, pseudonym: &[u8]) -> bool {
         self.has_via
@@ -316,6 +342,12 @@ impl<'h, 'b> Request<'h, 'b> {
     pub fn field(&self, name: &str) -> Option<&'b [u8]> {
         self.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
     }
+}
+
+/// Whether an `Upgrade` field names `protocol`.
+pub fn names_upgrade(fields: &[httparse::Header<'_>], kinds: &[Field], protocol: &[u8]) -> bool {
+    let upgrades = fields.iter().zip(kinds).filter(|(_, kind)| **kind == Field::Upgrade);
+    upgrades.flat_map(|(field, _)| fields::list(field.value)).any(|named| named.eq_ignore_ascii_case(protocol))
 }
 
 /// Whether this is a well-formed request line but for a version that httparse does not take.

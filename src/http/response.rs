@@ -83,7 +83,10 @@ impl<'h, 'b> Response<'h, 'b> {
         if len > limits.head() {
             return Err(Invalid::TooLarge);
         }
-        if !bytes.starts_with(b"HTTP/") || !head::lines_end_with_crlf(&bytes[..len]) {
+        if bytes.get(12) != Some(&b' ') {
+            return Err(Invalid::Malformed("the status line is malformed"));
+        }
+        if !head::lines_end_with_crlf(&bytes[..len]) {
             return Err(Invalid::Malformed("a line of the head ends with a bare LF"));
         }
         let (Some(status @ 100..=599), Some(minor)) = (parsed.code, parsed.version) else {
@@ -117,18 +120,20 @@ impl<'h, 'b> Response<'h, 'b> {
             *kind = Field::of(field.name);
             match *kind {
                 Field::Connection => self.connection.add(field.value)?,
-                // A response that cannot have a body may describe the one it does not have.
-                Field::ContentLength if has_body => {
+                Field::ContentLength => {
                     if length.replace(fields::content_length(field.value)?).is_some() {
                         return Err("there are several Content-Length fields");
                     }
+                    // RFC 9110 section 8.6: where there can be none, the field has no meaning to pass on.
+                    if self.status < 200 || self.status == 204 {
+                        *kind = Field::Dropped;
+                    }
                 }
-                Field::ContentLength if self.status < 300 && !to_head => *kind = Field::Dropped,
-                Field::ContentLength => {
-                    fields::content_length(field.value)?;
-                }
-                Field::TransferEncoding if has_body => {
-                    fields::transfer_encoding(field.value)?;
+                Field::TransferEncoding => {
+                    // What cannot have a body may have any coding, as a 304 describes the response it is not.
+                    if has_body {
+                        fields::transfer_encoding(field.value)?;
+                    }
                     if std::mem::replace(&mut chunked, true) {
                         return Err("there are several Transfer-Encoding fields");
                     }
@@ -144,9 +149,12 @@ impl<'h, 'b> Response<'h, 'b> {
                 _ => {}
             }
         }
+        // A 204 or 304 may be careless about the body that it does not have; nothing else may.
+        let careless = self.status == 204 || self.status == 304;
         self.framing = match (length, chunked) {
-            _ if !has_body => Framing::Empty,
+            _ if careless => Framing::Empty,
             (Some(_), true) => return Err("both Content-Length and Transfer-Encoding"),
+            _ if !has_body => Framing::Empty,
             (None, true) if self.version == Version::Http10 => return Err("HTTP/1.0 has no Transfer-Encoding"),
             (None, true) => Framing::Chunked,
             (Some(length), false) => Framing::Length(length),

@@ -4,6 +4,7 @@
 //! for byte. It is decoded once, for the service name and for the guard against leaving an upstream's
 //! base path. Must not know: which services exist.
 
+use crate::http::request::Refusal;
 use std::borrow::Cow;
 
 /// The prefix of everything that is proxied.
@@ -28,13 +29,13 @@ pub enum Target<'b> {
 }
 
 impl<'b> Target<'b> {
-    /// Reads a target; the error says what is wrong with it.
-    pub fn parse(method: &str, target: &'b [u8]) -> Result<Target<'b>, &'static str> {
+    /// Reads a target.
+    pub fn parse(method: &str, target: &'b [u8]) -> Result<Target<'b>, Refusal> {
         if !target.iter().all(|byte| matches!(byte, 0x21..=0x7e)) {
-            return Err("the request target has bytes that are not visible ASCII");
+            return Err(Refusal::Malformed("the request target has bytes that are not visible ASCII"));
         }
         if target.contains(&b'#') {
-            return Err("the request target has a fragment");
+            return Err(Refusal::Malformed("the request target has a fragment"));
         }
         if method == "CONNECT" {
             return Ok(Target::Authority);
@@ -42,32 +43,38 @@ impl<'b> Target<'b> {
         match target {
             b"*" if method == "OPTIONS" => Ok(Target::Asterisk),
             [b'/', ..] => Self::resource(target, None),
-            _ => Self::absolute(target),
+            _ => Self::absolute(method, target),
         }
     }
 
-    fn absolute(target: &'b [u8]) -> Result<Target<'b>, &'static str> {
-        let after_scheme = [b"http://".as_slice(), b"https://"]
-            .into_iter()
-            .find(|scheme| target.len() > scheme.len() && target[..scheme.len()].eq_ignore_ascii_case(scheme))
-            .map(|scheme| &target[scheme.len()..])
-            .ok_or("the request target is neither a path nor an http URI")?;
+    fn absolute(method: &str, target: &'b [u8]) -> Result<Target<'b>, Refusal> {
+        // RFC 9110 section 7.4: what is asked for under https must come over a secured connection.
+        if target.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https://")) {
+            return Err(Refusal::Misdirected);
+        }
+        let scheme = target.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case(b"http://"));
+        if scheme.is_none() {
+            return Err(Refusal::Malformed("the request target is neither a path nor an http URI"));
+        }
+        let after_scheme = &target[7..];
         let end = after_scheme.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(after_scheme.len());
         let (authority, rest) = after_scheme.split_at(end);
         if !is_host(authority) {
-            return Err("the authority of the request target is invalid");
+            return Err(Refusal::Malformed("the authority of the request target is invalid"));
         }
         match rest.first() {
+            // RFC 9112 section 3.2.4: the absolute form of the asterisk.
+            None if method == "OPTIONS" => Ok(Target::Asterisk),
             Some(b'/') => Self::resource(rest, Some(authority)),
             _ => Ok(Target::Resource { path: b"/", query: rest, authority: Some(authority) }),
         }
     }
 
-    fn resource(target: &'b [u8], authority: Option<&'b [u8]>) -> Result<Target<'b>, &'static str> {
+    fn resource(target: &'b [u8], authority: Option<&'b [u8]>) -> Result<Target<'b>, Refusal> {
         let end = memchr::memchr(b'?', target).unwrap_or(target.len());
         let (path, query) = target.split_at(end);
         if !escapes_are_whole(path) {
-            return Err("the path has a malformed percent-encoding");
+            return Err(Refusal::Malformed("the path has a malformed percent-encoding"));
         }
         Ok(Target::Resource { path, query, authority })
     }

@@ -1,7 +1,7 @@
 //! The classes of what can go wrong with an attempt, and the set of them that a breaker counts.
 //!
 //! The words here are the only ones: configuration (`circuit_breaker.failure_on`), log, metrics and
-//! status all use `Class::word`. Pure: knows no socket, no clock, no configuration file.
+//! status all use `Class::word`. Must not know: sockets, the clock, configuration files.
 
 /// What went wrong with an attempt, as far as policy cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,6 +1,6 @@
 //! A client connection: reading heads, the gateway's own answers on their way out, lingering close.
 //!
-//! A client owns its exchange. What is asked and where it goes is not decided here (`dispatch.rs`).
+//! A client owns its exchange. Must not know: what is asked and where it goes (`dispatch.rs`).
 
 use crate::config::model;
 use crate::ground::buffer::{Buffer, Pool, SMALL};
@@ -8,6 +8,7 @@ use crate::http::request;
 use crate::shard::conn::{Conn, Filled, Ready};
 use crate::shard::exchange::ExchangeId;
 use crate::shard::net::Net;
+use crate::shard::tunnel::{Half, Tunnel};
 use crate::shard::{Ctx, Step};
 use std::net::IpAddr;
 
@@ -49,6 +50,8 @@ pub enum ClientState {
         /// What follows the answer.
         then: Then,
     },
+    /// Bytes of either side, after a 101.
+    Tunnel(Tunnel),
     /// The peer's end, after our own.
     Lingering {
         /// Bytes that are still read.
@@ -76,6 +79,15 @@ impl<S> Client<S> {
             state: ClientState::Idle,
             peer,
             queued: false,
+        }
+    }
+
+    /// Whether our write side is open: then a hang-up means that the peer has broken the connection off.
+    pub fn writes(&self) -> bool {
+        match self.state {
+            ClientState::Lingering { .. } => false,
+            ClientState::Tunnel(tunnel) => tunnel.down != Half::Shut,
+            _ => true,
         }
     }
 

@@ -5,6 +5,7 @@
 
 use crate::config::model::is_service_name;
 use crate::http::body::{Body, Chunked, Coding, Transfer};
+use crate::http::fields;
 use crate::http::request::{self, Framing, Refusal, Request, Storage};
 use crate::http::target::{self, Own, Route, Target};
 use crate::policy::balance::{self, Tried};
@@ -118,7 +119,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         Ok(None) => return Verdict::More { scanned: input.len() as u32 },
         Err(refusal) => {
             ctx.counters().refused.bump();
-            return Verdict::Replied { reply: Reply::of_refusal(refusal), consumed: 0 };
+            return Verdict::Replied { reply: Reply::of_refusal(refusal, input), consumed: 0 };
         }
     };
     ctx.counters().requests.bump();
@@ -128,6 +129,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         is_idempotent: request::is_idempotent(request.method),
         keeps_alive: request.keeps_alive(),
         framing: request.framing,
+        upgrade: None,
         head_len: request.len as u32,
         id: match request.request_id {
             Some(given) => RequestId::kept(given),
@@ -158,18 +160,28 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         return replied(meta, input, ctx, refusal.status(), refusal.detail(), Some(refusal.token()));
     }
     let service = &snapshot.services[at as usize];
+    if request.max_forwards == Some(0) {
+        return last_hop(&request, meta, input, ctx);
+    }
+    if matches!((request.framing, service.body_limit), (Framing::Length(length), Some(limit)) if length > limit) {
+        let refusal = Refusal::BodyTooLarge;
+        return replied(meta, input, ctx, refusal.status(), refusal.detail(), Some(refusal.token()));
+    }
+    let asked = request.upgrade(&service.upgrades);
+    let upgrade = asked.and_then(|asked| service.upgrades.iter().position(|known| **known == *asked));
+    let meta = RequestMeta { upgrade: upgrade.map(|at| at as u8), ..meta };
     if let Some(account) = accounts.get_mut(service.identity.slot.number()) {
         Account::earn(account);
     }
     let mut tried = Tried::default();
     let Some((position, grant)) = pick(service, &tried, ctx) else {
         ctx.counters().rejected.bump();
-        let (detail, retry_after_s) = unavailable(service, ctx);
+        let (detail, token, retry_after_s) = unavailable(service, ctx);
         let facts = facts(meta, input, ctx);
         let reply = Reply {
             service: Some(Cow::Borrowed(&service.identity.name)),
             retry_after_s: Some(retry_after_s),
-            ..facts.1.reply(503, detail, Some("destination_unavailable"))
+            ..facts.1.reply(503, detail, Some(token))
         };
         return Verdict::Replied { reply, consumed: facts.0 };
     };
@@ -182,6 +194,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         tried,
         has_opened: false,
         started: ctx.now,
+        body_left: u64::MAX,
         kept: 0,
         attempt: attempt(grant, ctx),
     };
@@ -191,7 +204,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
             Some(upstream) if exchange.attempt.reused => {
                 match exchange::begin(&request, rest, input, client.peer, &mut exchange, upstream, ctx) {
                     Ok(()) => Step::Again,
-                    Err(what) => Step::Refuse(Refusal::Malformed(what)),
+                    Err(refusal) => Step::Refuse(refusal),
                 }
             }
             _ => Step::Wait,
@@ -225,7 +238,7 @@ pub fn begin_kept<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
     };
     match exchange::begin(&request, rest, input, client.peer, exchange, upstream, ctx) {
         Ok(()) => Step::Again,
-        Err(what) => Step::Refuse(Refusal::Malformed(what)),
+        Err(refusal) => Step::Refuse(refusal),
     }
 }
 
@@ -238,10 +251,14 @@ pub fn pick<N: Net>(service: &Service, tried: &Tried, ctx: &mut Ctx<N>) -> Optio
     let now_ms = ctx.now.ms();
     let picked = balance::pick(&service.cursor, &service.turns, service.upstreams.len(), tried, |position| {
         let upstream = &service.upstreams[usize::from(position)];
-        if upstream.addresses.is_empty() {
+        if upstream.addresses.is_empty() || !upstream.enter() {
             return None;
         }
-        upstream.identity.breaker.acquire(now_ms, &upstream.breaker)
+        let grant = upstream.identity.breaker.acquire(now_ms, &upstream.breaker);
+        if grant.is_none() {
+            upstream.exit();
+        }
+        grant
     });
     let (position, grant) = picked?;
     let upstream = &service.upstreams[usize::from(position)];
@@ -255,17 +272,21 @@ pub fn pick<N: Net>(service: &Service, tried: &Tried, ctx: &mut Ctx<N>) -> Optio
 }
 
 /// Why nothing can be picked, and whole seconds until it is worth another try.
-fn unavailable<N: Net>(service: &Service, ctx: &Ctx<N>) -> (&'static str, u64) {
+fn unavailable<N: Net>(service: &Service, ctx: &Ctx<N>) -> (&'static str, &'static str, u64) {
+    const UNAVAILABLE: &str = "destination_unavailable";
     let now_ms = ctx.now.ms();
-    let probes = service
-        .upstreams
-        .iter()
-        .filter(|upstream| !upstream.addresses.is_empty())
-        .filter_map(|upstream| upstream.identity.breaker.view().probe_at_ms);
-    match probes.min() {
-        Some(at) => ("every upstream's circuit is open", at.saturating_sub(now_ms).div_ceil(1000).max(1)),
-        None if service.upstreams.is_empty() => ("the service has no upstreams", 1),
-        None => ("no upstream's name resolves", 5),
+    let resolved = || service.upstreams.iter().filter(|upstream| !upstream.addresses.is_empty());
+    if resolved().any(|upstream| upstream.max_requests.is_some() && upstream.identity.breaker.available(now_ms)) {
+        ctx.counters().saturated.bump();
+        return ("every upstream that is available has reached max_requests", "connection_limit_reached", 1);
+    }
+    match resolved().filter_map(|upstream| upstream.identity.breaker.view().probe_at_ms).min() {
+        Some(at) => {
+            let seconds = at.saturating_sub(now_ms).div_ceil(1000).max(1);
+            ("every upstream's circuit is open", UNAVAILABLE, seconds)
+        }
+        None if service.upstreams.is_empty() => ("the service has no upstreams", UNAVAILABLE, 1),
+        None => ("no upstream's name resolves", "dns_error", 5),
     }
 }
 
@@ -279,6 +300,7 @@ pub fn attempt<N>(grant: Grant, ctx: &Ctx<N>) -> Attempt {
         receive: Receive::Head,
         reused: false,
         repeated: false,
+        answered: false,
         since: ctx.now,
     }
 }
@@ -330,6 +352,25 @@ fn replied<'s, N: Net>(
 ) -> Verdict<'s> {
     let (consumed, facts) = facts(meta, input, ctx);
     Verdict::Replied { reply: facts.reply(status, detail, token), consumed }
+}
+
+/// `Max-Forwards: 0`: the gateway is where the request ends (RFC 9110 sections 7.6.2 and 9.3.8). `TRACE` shows
+/// the head as it came, but for what could be a secret.
+fn last_hop<'s, N: Net>(request: &Request<'_, '_>, meta: RequestMeta, input: &[u8], ctx: &Ctx<N>) -> Verdict<'s> {
+    if request.method == "OPTIONS" {
+        return options(meta, input, ctx);
+    }
+    let line = memchr::memchr(b'\n', input).map_or(0, |end| end + 1);
+    let mut body = input[..line].to_vec();
+    for field in request.fields.iter().filter(|field| !fields::is_secret(field.name)) {
+        for part in [field.name.as_bytes(), b": ", field.value, b"\r\n"] {
+            body.extend_from_slice(part);
+        }
+    }
+    body.extend_from_slice(b"\r\n");
+    let (consumed, facts) = facts(meta, input, ctx);
+    let reply = Reply { body: Some(("message/http", body)), ..facts.reply(200, "", None) };
+    Verdict::Replied { reply, consumed }
 }
 
 /// `OPTIONS *`: what the gateway itself can (RFC 9110 section 9.3.7).

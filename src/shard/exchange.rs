@@ -6,6 +6,7 @@
 //! |---|---|---|---|
 //! | any | any | the client reset, or writing to it failed | Cancel |
 //! | body due | any | the client's end, a malformed chunk | 400 before the response began, else Cancel |
+//! | Complete | Head | a 101 that was asked for | Tunnel |
 //! | any | Head | the upstream's end, reset, invalid head | Fail: retry or answer |
 //! | any | Body, until close | the upstream's end | receive is done |
 //! | any | Body, framed | the upstream's end, reset, bad chunk | Fail: cut short |
@@ -21,7 +22,7 @@ use crate::ground::table::Id;
 use crate::ground::tick::Tick;
 use crate::http::body::{Body, Chunked, Coding, Passed, Transfer};
 use crate::http::render::{self, Onward, Persistence};
-use crate::http::request::{self, Request, Storage, Version};
+use crate::http::request::{self, Refusal, Request, Storage, Version};
 use crate::http::response::{self, Invalid, Response};
 use crate::policy::balance::Tried;
 use crate::policy::breaker::{Outcome, Permit};
@@ -54,6 +55,8 @@ pub struct Exchange {
     pub has_opened: bool,
     /// When its head was complete.
     pub started: Tick,
+    /// Bytes of content that the request's body may still have.
+    pub body_left: u64,
     /// Bytes at the front of the client's `inbound` that an upstream has got already: kept for a replay,
     /// which is possible while this is not zero (or nothing has been sent at all).
     pub kept: u32,
@@ -74,6 +77,8 @@ pub struct RequestMeta {
     pub keeps_alive: bool,
     /// Of its body.
     pub framing: request::Framing,
+    /// Position among the service's `upgrades` of the protocol that is asked for.
+    pub upgrade: Option<u8>,
     /// Bytes of its head.
     pub head_len: u32,
     /// Kept or made.
@@ -130,6 +135,8 @@ pub struct Attempt {
     pub reused: bool,
     /// It repeats the request after a stale connection.
     pub repeated: bool,
+    /// An interim response has come: the upstream has the request.
+    pub answered: bool,
     /// The last progress of either flow.
     pub since: Tick,
 }
@@ -171,6 +178,8 @@ pub enum Receive {
         /// Silence is normal.
         is_stream: bool,
     },
+    /// A 101 went to the client: what follows is no HTTP.
+    Tunnel,
     /// All of it went to the client, or waits in its `outbound`.
     Done {
         /// What becomes of the client's connection.
@@ -187,8 +196,8 @@ pub enum Event {
     ClientBroken,
     /// The client's last byte was read inside its request body.
     ClientEnded,
-    /// The client's body is malformed.
-    ClientMalformed(&'static str),
+    /// The client's body is malformed, or too large.
+    ClientRefused(Refusal),
     /// The upstream's last byte was read, or its connection was reset (`true`).
     UpstreamEnded {
         /// By a reset.
@@ -221,7 +230,8 @@ impl Exchange {
 
     /// Whether all that was read of the request is still held.
     pub fn is_replayable(&self) -> bool {
-        self.attempt.receive == Receive::Head && (self.kept > 0 || self.attempt.send == Send::Waiting)
+        let begun = self.attempt.receive != Receive::Head || self.attempt.answered;
+        !begun && (self.kept > 0 || self.attempt.send == Send::Waiting)
     }
 
     /// The permit ends.
@@ -231,6 +241,7 @@ impl Exchange {
         let outcome = if outcome == Outcome::Failure && self.has_opened { Outcome::Neutral } else { outcome };
         let upstream = self.upstream();
         let transition = upstream.identity.breaker.settle(permit, outcome, ctx.now.ms(), &upstream.breaker);
+        upstream.exit();
         let counters = &upstream.identity.counters[ctx.shard()];
         counters.in_flight.drop_one();
         if cause.is_some() {
@@ -289,8 +300,9 @@ pub fn begin<N: Net>(
     exchange: &mut Exchange,
     upstream: &mut UpstreamConn<N::Stream>,
     ctx: &mut Ctx<N>,
-) -> Result<(), &'static str> {
-    let to = &exchange.snapshot.services[exchange.service as usize].upstreams[usize::from(exchange.position)];
+) -> Result<(), Refusal> {
+    let service = &exchange.snapshot.services[exchange.service as usize];
+    let to = &service.upstreams[usize::from(exchange.position)];
     let onward = Onward {
         base_path: &to.base_path,
         path: &to.path,
@@ -299,6 +311,7 @@ pub fn begin<N: Net>(
         client,
         pseudonym: ctx.process.pseudonym.as_bytes(),
         request_id: exchange.request.id.as_bytes(),
+        upgrade: exchange.request.upgrade.map(|at| &*service.upgrades[usize::from(at)]),
     };
     ctx.output.clear();
     render::request(&mut ctx.output, request, &onward);
@@ -308,9 +321,13 @@ pub fn begin<N: Net>(
     attempt.body = match request.framing {
         request::Framing::Empty => Transfer::EMPTY,
         request::Framing::Length(length) => Transfer::new(Body::Length(length), Coding::Plain),
-        request::Framing::Chunked => Transfer::new(Body::Chunked(Chunked::default()), Coding::Chunked),
+        request::Framing::Chunked => Transfer::new(Body::Chunked(Chunked::default()), Coding::Chunked)
+            .drop_trailers(request.connection.names_fields()),
     };
-    let passed = attempt.body.pass(body, exchange.snapshot.head.header_bytes, &mut ctx.output)?;
+    let trailer_limit = exchange.snapshot.head.header_bytes;
+    let passed = attempt.body.pass(body, trailer_limit, &mut ctx.output).map_err(Refusal::Malformed)?;
+    let limit = service.body_limit.unwrap_or(u64::MAX);
+    exchange.body_left = limit.checked_sub(passed.content as u64).ok_or(Refusal::BodyTooLarge)?;
     let sent = upstream.conn.send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, &body[..passed.direct]);
     exchange.kept = (request.len + passed.consumed) as u32;
     attempt.receive = Receive::Head;
@@ -353,8 +370,10 @@ pub fn advance<N: Net>(
         if moved {
             exchange.attempt.since = ctx.now;
         }
-        if let Receive::Done { .. } = exchange.attempt.receive {
-            return Step::Finish;
+        match exchange.attempt.receive {
+            Receive::Done { .. } => return Step::Finish,
+            Receive::Tunnel => return Step::Tunnel,
+            Receive::Head | Receive::Body { .. } => {}
         }
         if !moved {
             break;
@@ -416,10 +435,10 @@ fn judge(exchange: &Exchange, event: Event) -> Step {
     match event {
         Event::ClientBroken => Step::Cancel,
         Event::ClientEnded if before_response => {
-            Step::Refuse(request::Refusal::Malformed("the connection ended inside the request body"))
+            Step::Refuse(Refusal::Malformed("the connection ended inside the request body"))
         }
-        Event::ClientMalformed(what) if before_response => Step::Refuse(request::Refusal::Malformed(what)),
-        Event::ClientEnded | Event::ClientMalformed(_) => Step::Cancel,
+        Event::ClientRefused(refusal) if before_response => Step::Refuse(refusal),
+        Event::ClientEnded | Event::ClientRefused(_) => Step::Cancel,
         Event::Invalid(failure) => Step::Fail(failure),
         Event::UpstreamEnded { .. } if !before_response => Step::Fail(Failure::BodyShort),
         Event::UpstreamEnded { inside: true, .. } => Step::Fail(Failure::Incomplete),
@@ -490,7 +509,10 @@ fn send_body<N: Net>(
     }
     let input = if from_inbound { &client.conn.inbound.bytes()[kept..] } else { scratch.bytes() };
     ctx.output.clear();
-    let passed = exchange.attempt.body.pass(input, trailer_limit, &mut ctx.output).map_err(Event::ClientMalformed)?;
+    let malformed = |what| Event::ClientRefused(Refusal::Malformed(what));
+    let passed = exchange.attempt.body.pass(input, trailer_limit, &mut ctx.output).map_err(malformed)?;
+    let left = exchange.body_left.checked_sub(passed.content as u64);
+    exchange.body_left = left.ok_or(Event::ClientRefused(Refusal::BodyTooLarge))?;
     let sent = upstream.conn.send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, &input[..passed.direct]);
     settle_input(client, exchange, scratch, passed.consumed, ctx);
     if sent == Err(Broken) {
@@ -556,7 +578,7 @@ fn receive_response<N: Net>(
     let received = match exchange.attempt.receive {
         Receive::Head => receive_head(client, exchange, upstream, scratch, ctx)?,
         Receive::Body { .. } => receive_body(client, exchange, upstream, scratch, ctx)?,
-        Receive::Done { .. } => false,
+        Receive::Done { .. } | Receive::Tunnel => false,
     };
     Ok(received || moved)
 }
@@ -579,8 +601,10 @@ fn receive_head<N: Net>(
     match filled {
         Filled::Bytes(n) => ctx.budget = ctx.budget.saturating_sub(n),
         Filled::Nothing => return Ok(false),
-        Filled::End => return Err(Event::UpstreamEnded { reset: false, inside }),
-        Filled::Broken => return Err(Event::UpstreamEnded { reset: true, inside }),
+        Filled::End | Filled::Broken => {
+            let inside = inside || exchange.attempt.answered;
+            return Err(Event::UpstreamEnded { reset: filled == Filled::Broken, inside });
+        }
     }
     let mut at = 0;
     while exchange.attempt.receive == Receive::Head {
@@ -592,7 +616,7 @@ fn receive_head<N: Net>(
         let parsed = Response::parse(bytes, exchange.request.is_head, &exchange.snapshot.head, &mut storage);
         let Some(response) = parsed.map_err(|invalid| Event::Invalid(of_invalid(invalid)))? else { break };
         at += match response.status {
-            101 => return Err(Event::Invalid(Failure::UnaskedUpgrade)),
+            101 => switch(&response, client, exchange, ctx)?,
             100..=199 => interim(&response, client, exchange, ctx)?,
             _ => final_head(&response, bytes, client, exchange, ctx)?,
         };
@@ -632,13 +656,33 @@ fn of_invalid(invalid: Invalid) -> Failure {
     }
 }
 
+/// Passes a 101 on that was asked for; what follows on both connections is no HTTP any more.
+fn switch<N: Net>(
+    response: &Response<'_, '_>,
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    ctx: &mut Ctx<N>,
+) -> Result<usize, Event> {
+    let asked = exchange.request.upgrade.map(|at| &*exchange.service().upgrades[usize::from(at)]);
+    let granted = asked.is_some_and(|protocol| request::names_upgrade(response.fields, response.kinds, protocol));
+    if !granted || exchange.attempt.send != Send::Complete {
+        return Err(Event::Invalid(Failure::UnaskedUpgrade));
+    }
+    let len = interim(response, client, exchange, ctx)?;
+    client.conn.inbound.consume(&mut ctx.pool, exchange.kept as usize);
+    exchange.kept = 0;
+    exchange.attempt.receive = Receive::Tunnel;
+    Ok(len)
+}
+
 /// Passes a 1xx on to a client that knows them (RFC 9110 section 15.2); the length of its head.
 fn interim<N: Net>(
     response: &Response<'_, '_>,
     client: &mut Client<N::Stream>,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     ctx: &mut Ctx<N>,
 ) -> Result<usize, Event> {
+    exchange.attempt.answered = true;
     if exchange.request.version == Version::Http11 {
         ctx.output.clear();
         render::response(&mut ctx.output, response, Coding::Plain, Persistence::Implied, b"");
@@ -668,7 +712,7 @@ fn final_head<N: Net>(
         response::Framing::Chunked => Body::Chunked(Chunked::default()),
         response::Framing::UntilClose => Body::UntilClose,
     };
-    let mut transfer = Transfer::new(body, coding);
+    let mut transfer = Transfer::new(body, coding).drop_trailers(response.connection.names_fields());
     let sent = exchange.attempt.send == Send::Complete;
     let ends =
         !request.keeps_alive || ctx.draining || transfer.ends_by_close() || client.conn.ready.has(Ready::READ_CLOSED);
@@ -732,7 +776,7 @@ fn receive_body<N: Net>(
     let passed = match filled {
         Filled::Nothing => return Ok(false),
         Filled::Broken => return Err(Event::UpstreamEnded { reset: true, inside }),
-        Filled::End if transfer.close(&mut ctx.output) => Passed { consumed: 0, direct: 0 },
+        Filled::End if transfer.close(&mut ctx.output) => Passed { consumed: 0, direct: 0, content: 0 },
         Filled::End => return Err(Event::UpstreamEnded { reset: false, inside }),
         Filled::Bytes(n) => {
             ctx.budget = ctx.budget.saturating_sub(n);

@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod listener;
 pub mod mailbox;
 pub mod net;
+pub mod tunnel;
 pub mod upstreams;
 
 use crate::ground::buffer::{Buffer, Pool};
@@ -33,6 +34,7 @@ use crate::shard::exchange::{Awaited, Exchange, Receive, RequestId, RequestMeta,
 use crate::shard::listener::Listening;
 use crate::shard::mailbox::{Command, Mailbox, Moved, Notice};
 use crate::shard::net::{ClientId, ClientKind, Event, Net, Subject, UpstreamId};
+use crate::shard::tunnel::{Flow, Half, Tunnel};
 use crate::shard::upstreams::{UpstreamConn, UpstreamState, Upstreams};
 use crate::shared::failure::Failure;
 use crate::shared::metrics::ShardCounters;
@@ -75,6 +77,8 @@ pub enum Step {
     Refuse(Refusal),
     /// The response is complete.
     Finish,
+    /// A 101 has gone out: bytes both ways.
+    Tunnel,
     /// The client is gone, or left in the middle.
     Cancel,
     /// The answer is out, the request was not read to its end.
@@ -170,6 +174,8 @@ pub struct Reply<'s> {
     service: Option<Cow<'s, str>>,
     retry_after_s: Option<u64>,
     allow: Option<&'static str>,
+    /// Content type and body of an answer that is no problem; else `detail` is its text.
+    body: Option<(&'static str, Vec<u8>)>,
 }
 
 impl<'s> Reply<'s> {
@@ -181,11 +187,12 @@ impl<'s> Reply<'s> {
             is_idempotent: false,
             keeps_alive: false,
             framing: Framing::Empty,
+            upgrade: None,
             head_len: 0,
             id: RequestId::kept(b""),
         };
-        let (service, retry_after_s, allow) = (None, None, None);
-        Reply { meta, then: Then::Linger, status, detail, token, service, retry_after_s, allow }
+        let (service, retry_after_s, allow, body) = (None, None, None, None);
+        Reply { meta, then: Then::Linger, status, detail, token, service, retry_after_s, allow, body }
     }
 
     /// The same, with an error of `Proxy-Status`.
@@ -193,9 +200,11 @@ impl<'s> Reply<'s> {
         Reply::new(status, detail, Some(token))
     }
 
-    /// The answer to a request that is not taken.
-    pub fn of_refusal(refusal: Refusal) -> Reply<'static> {
-        Reply::new(refusal.status(), refusal.detail(), Some(refusal.token()))
+    /// The answer to a request that is not taken and begins with `input`. Also of a head that could not be
+    /// read, this much can: an answer to `HEAD` has no content (RFC 9110 section 9.3.2).
+    pub fn of_refusal(refusal: Refusal, input: &[u8]) -> Reply<'static> {
+        let reply = Reply::new(refusal.status(), refusal.detail(), Some(refusal.token()));
+        Reply { meta: RequestMeta { is_head: input.starts_with(b"HEAD "), ..reply.meta }, ..reply }
     }
 }
 
@@ -221,7 +230,7 @@ impl<N: Net> Shard<N> {
             upstreams: Upstreams::default(),
             runnable: VecDeque::new(),
             wheel: Wheel::default(),
-            rang: Vec::new(),
+            rang: Vec::with_capacity(1024),
             scratch,
             snapshot: Rc::new(snapshot),
             accounts: Vec::new(),
@@ -311,16 +320,18 @@ impl<N: Net> Shard<N> {
             }
             Subject::Client(id) => {
                 if let Some(client) = self.clients.get_mut(id) {
-                    let write_open = !matches!(client.state, ClientState::Lingering { .. });
+                    let write_open = client.writes();
                     client.conn.fold(event, write_open);
                     self.queue(id);
                 }
             }
             Subject::Upstream(id) => {
                 let Some(upstream) = self.upstreams.table.get_mut(id) else { return false };
-                upstream.conn.fold(event, true);
+                upstream.conn.fold(event, !matches!(upstream.state, UpstreamState::Tunnel { shut: true, .. }));
                 match upstream.state {
-                    UpstreamState::Connecting { client, .. } | UpstreamState::Serving { client } => self.queue(client),
+                    UpstreamState::Connecting { client, .. }
+                    | UpstreamState::Serving { client }
+                    | UpstreamState::Tunnel { client, .. } => self.queue(client),
                     // Nothing was asked of it, so whatever comes is its end, or unsound.
                     UpstreamState::Idle if upstream.conn.ready.has_any(UNSOUND) => self.close_upstream(id),
                     UpstreamState::Idle => {}
@@ -464,6 +475,7 @@ impl<N: Net> Shard<N> {
                 Step::Fail(failure) => self.fail(id, failure),
                 Step::Refuse(refusal) => self.refuse(id, refusal),
                 Step::Finish => self.finish(id),
+                Step::Tunnel => self.begin_tunnel(id),
                 Step::Cancel => {
                     self.leave(id, Outcome::Neutral);
                     self.ctx.counters().aborted.bump();
@@ -497,6 +509,7 @@ impl<N: Net> Shard<N> {
             ClientState::Answering { then } => client::answer(client, then, &snapshot.client, ctx),
             ClientState::Ticket { .. } if client.conn.ready.has(Ready::BROKEN) => Step::Close,
             ClientState::Ticket { .. } => Step::Wait,
+            ClientState::Tunnel(_) => self.pour(id),
             ClientState::Lingering { left } => client::linger(client, left, scratch, ctx),
         }
     }
@@ -546,7 +559,10 @@ impl<N: Net> Shard<N> {
                 self.reply(id, &Reply::new(503, "the gateway's control thread did not answer in time", None));
                 self.drive(id);
             }
-            ClientState::Idle | ClientState::Answering { .. } | ClientState::Lingering { .. } => self.close_client(id),
+            ClientState::Idle
+            | ClientState::Answering { .. }
+            | ClientState::Tunnel(_)
+            | ClientState::Lingering { .. } => self.close_client(id),
         }
     }
 
@@ -709,10 +725,9 @@ impl<N: Net> Shard<N> {
         self.ctx.counters().refused.bump();
         let meta = self.exchange_of(id).map(|exchange| exchange.request);
         self.leave(id, Outcome::Neutral);
-        if let Some(client) = self.clients.get_mut(id) {
-            client.conn.inbound.clear(&mut self.ctx.pool);
-        }
-        let reply = Reply::of_refusal(refusal);
+        let Some(client) = self.clients.get_mut(id) else { return Step::Wait };
+        let reply = Reply::of_refusal(refusal, client.conn.inbound.bytes());
+        client.conn.inbound.clear(&mut self.ctx.pool);
         self.reply(id, &Reply { meta: meta.unwrap_or(reply.meta), ..reply })
     }
 
@@ -744,6 +759,45 @@ impl<N: Net> Shard<N> {
             }
         }
         Step::Again
+    }
+
+    /// The exchange is over with its 101; the two connections stay together.
+    fn begin_tunnel(&mut self, id: ClientId) -> Step {
+        let Shard { clients, exchanges, upstreams, ctx, .. } = self;
+        let Some(client) = clients.get_mut(id) else { return Step::Wait };
+        let ClientState::Exchange(exchange_id) = client.state else { return Step::Close };
+        let Some(mut exchange) = exchanges.remove(exchange_id) else { return Step::Close };
+        exchange.settle(Outcome::Success, None, ctx);
+        let silence = exchange.upstream().timeouts.stream;
+        let Some(upstream) = exchange.attempt.upstream else { return Step::Close };
+        let silence_ms = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
+        client.state = ClientState::Tunnel(Tunnel { upstream, up: Half::Open, down: Half::Open, silence_ms });
+        client.conn.deadline = ctx.now.after(silence);
+        if let Some(upstream) = upstreams.table.get_mut(upstream) {
+            upstream.state = UpstreamState::Tunnel { client: id, shut: false };
+        }
+        Step::Again
+    }
+
+    /// Moves a tunnel's bytes.
+    fn pour(&mut self, id: ClientId) -> Step {
+        let Shard { clients, upstreams, scratch, ctx, .. } = self;
+        let Some(client) = clients.get_mut(id) else { return Step::Wait };
+        let ClientState::Tunnel(mut tunnel) = client.state else { return Step::Close };
+        let Some(upstream) = upstreams.table.get_mut(tunnel.upstream) else { return Step::Close };
+        if client.conn.ready.has(Ready::BROKEN) {
+            return Step::Close;
+        }
+        let flow = tunnel::advance(client, upstream, &mut tunnel, scratch, ctx);
+        client.state = ClientState::Tunnel(tunnel);
+        match flow {
+            Flow::Over => Step::Close,
+            Flow::Still => Step::Wait,
+            Flow::Moved => {
+                client.conn.deadline = ctx.now.after(Duration::from_millis(u64::from(tunnel.silence_ms)));
+                Step::Again
+            }
+        }
     }
 
     /// Puts an upstream connection into the pool when it is sound.
@@ -806,15 +860,17 @@ impl<N: Net> Shard<N> {
         ctx.output.clear();
         if reply.status < 300 {
             let extra = reply.allow.map_or(Vec::new(), |allow| format!("Allow: {allow}\r\n").into_bytes());
+            let text = ("text/plain; charset=utf-8", reply.detail.as_bytes());
+            let (content_type, body) = reply.body.as_ref().map_or(text, |(kind, body)| (*kind, body));
             let answer = Answer {
                 status: reply.status,
-                content_type: "text/plain; charset=utf-8",
+                content_type,
                 extra: &extra,
                 date,
                 persistence,
                 to_head: reply.meta.is_head,
             };
-            render::answer(&mut ctx.output, &answer, reply.detail.as_bytes());
+            render::answer(&mut ctx.output, &answer, body);
         } else {
             let problem = Problem {
                 status: reply.status,
@@ -837,7 +893,9 @@ impl<N: Net> Shard<N> {
 
     fn close_client(&mut self, id: ClientId) {
         self.leave(id, Outcome::Neutral);
-        self.remove_client(id);
+        if let Some(Client { state: ClientState::Tunnel(tunnel), .. }) = self.remove_client(id) {
+            self.close_upstream(tunnel.upstream);
+        }
     }
 
     fn remove_client(&mut self, id: ClientId) -> Option<Client<N::Stream>> {
@@ -866,7 +924,9 @@ impl<N: Net> Shard<N> {
         self.scratch.reset();
         self.close_client(id);
         let owned = |upstream: &UpstreamConn<N::Stream>| match upstream.state {
-            UpstreamState::Connecting { client, .. } | UpstreamState::Serving { client } => client == id,
+            UpstreamState::Connecting { client, .. }
+            | UpstreamState::Serving { client }
+            | UpstreamState::Tunnel { client, .. } => client == id,
             UpstreamState::Idle => false,
         };
         let left: Vec<_> = self.upstreams.table.iter().filter(|(_, up)| owned(up)).map(|(id, _)| id).collect();

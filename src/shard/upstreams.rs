@@ -39,6 +39,13 @@ pub enum UpstreamState {
         /// Who waits for it.
         client: ClientId,
     },
+    /// Bytes of either side, after a 101.
+    Tunnel {
+        /// The other end.
+        client: ClientId,
+        /// It has our FIN, so that a hang-up is an orderly end.
+        shut: bool,
+    },
     /// Nothing: whatever comes now is its end.
     Idle,
 }

@@ -50,6 +50,8 @@ pub struct ShardCounters {
     pub refused: Counter,
     /// Connections answered with 503 because of `limits.connections`.
     pub over_limit: Counter,
+    /// Exchanges answered 503 because the available upstreams were at `max_requests`.
+    pub saturated: Counter,
     /// Exchanges answered 503 because no upstream was available.
     pub rejected: Counter,
     /// Extra attempts.

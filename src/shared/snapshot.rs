@@ -12,7 +12,7 @@ use crate::policy::class::FailureOn;
 use crate::shared::metrics::UpstreamCounters;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +65,10 @@ pub struct Service {
     pub retry_attempts: u8,
     /// Of an exchange.
     pub total_timeout: Option<Duration>,
+    /// Bytes of a request body.
+    pub body_limit: Option<u64>,
+    /// Protocols that a client may upgrade to, in lower case.
+    pub upgrades: Vec<Box<[u8]>>,
 }
 
 /// What a service is, whatever its settings.
@@ -97,6 +101,27 @@ pub struct Upstream {
     pub timeouts: model::Timeouts,
     /// `pool`.
     pub pool: model::Pool,
+    /// Concurrent requests of the process; `None` is off and costs nothing.
+    pub max_requests: Option<u32>,
+}
+
+impl Upstream {
+    /// Takes one of the concurrent requests; false when all are taken.
+    pub fn enter(&self) -> bool {
+        let Some(most) = self.max_requests else { return true };
+        let entered = self.identity.admitted.fetch_add(1, Ordering::Relaxed) < most;
+        if !entered {
+            self.identity.admitted.fetch_sub(1, Ordering::Relaxed);
+        }
+        entered
+    }
+
+    /// Gives back what [`Upstream::enter`] of the same snapshot took.
+    pub fn exit(&self) {
+        if self.max_requests.is_some() {
+            self.identity.admitted.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What an upstream is, whatever its settings: the unit of the breaker.
@@ -114,6 +139,8 @@ pub struct UpstreamIdentity {
     pub breaker: Breaker,
     /// Position of the address that worked last.
     pub preferred: AtomicU8,
+    /// Requests under way on snapshots that limit them.
+    pub admitted: AtomicU32,
     /// One entry for each shard.
     pub counters: Box<[UpstreamCounters]>,
 }

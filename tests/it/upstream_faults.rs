@@ -255,8 +255,8 @@ fn an_upstream_that_closes_while_the_request_is_sent_is_502_or_its_answer() {
     caller.send(format!("POST /v1/proxy/s/ HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()));
     let _ = caller.try_send(&body);
     let response = caller.answer();
+    // whether the connection persists depends on how much of the body was read by then
     assert_proxy_problem(&response, 502, "connection_terminated");
-    assert!(response.lists("Connection", "close"));
 
     // an answer that came before the reset stands
     let origin = Origin::start(|conn| {

@@ -109,7 +109,12 @@ impl Wire {
         self.used = 0;
         let old = self.buffer.len();
         self.buffer.resize(old + 65536, 0);
-        let read = (&*self.stream).read(&mut self.buffer[old..]);
+        let read = loop {
+            match (&*self.stream).read(&mut self.buffer[old..]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
         self.buffer.truncate(old + *read.as_ref().unwrap_or(&0));
         match read {
             Ok(0) => Err(End::Eof),
@@ -234,7 +239,9 @@ impl Wire {
     /// message in pieces uses it between two of them: they are then certainly read one by one.
     pub(crate) fn wait_consumed(&self) {
         let local = hex_address(self.stream.local_addr().unwrap());
-        let peer = hex_address(self.stream.peer_addr().unwrap());
+        // A connection that has been reset meanwhile has no peer any more, which will read nothing.
+        let Ok(peer) = self.stream.peer_addr() else { return };
+        let peer = hex_address(peer);
         super::wait_until("the other side has read what was sent", || {
             // the row of the peer's socket: its local address is our peer, its receive queue the last number
             let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
