@@ -706,7 +706,12 @@ proptest! {
     }
 
     #[test]
-    fn mutated_files_never_panic(cuts in prop::collection::vec((any::<prop::sample::Index>(), 0..12_usize, prop::sample::select(PIECES)), 1..6)) {
+    fn mutated_files_never_panic(
+        cuts in prop::collection::vec(
+            (any::<prop::sample::Index>(), 0..12_usize, prop::sample::select(PIECES)),
+            1..6,
+        ),
+    ) {
         let mut text: Vec<char> = VALID.chars().collect();
         for (at, removed, piece) in cuts {
             let at = at.index(text.len() + 1);

@@ -434,7 +434,10 @@ mod tests {
         }
 
         #[test]
-        fn no_input_panics(wire in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'5'), Just(b'0'), Just(b';'), any::<u8>()], 0..60)) {
+        fn no_input_panics(wire in prop::collection::vec(
+            prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'5'), Just(b'0'), Just(b';'), any::<u8>()],
+            0..60,
+        )) {
             let _ = run(&wire, &[7, 11, 30], Coding::Chunked);
         }
     }

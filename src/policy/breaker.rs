@@ -399,20 +399,26 @@ mod tests {
         epoch: u64,
     }
 
+    impl Model {
+        fn at(state: State, until: u64, epoch: u64) -> Model {
+            Model { state, failures: 0, until, epoch }
+        }
+    }
+
     proptest! {
         #[test]
         fn it_agrees_with_the_rules(
             threshold in 1u64..6,
             moves in prop::collection::vec(prop_oneof![
                 3 => Just(Move::Acquire),
-                3 => (any::<usize>(), prop_oneof![Just(Outcome::Success), Just(Outcome::Failure), Just(Outcome::Neutral)])
+                3 => (any::<usize>(), prop::sample::select(&[Outcome::Success, Outcome::Failure, Outcome::Neutral][..]))
                     .prop_map(|(which, outcome)| Move::Settle(which, outcome)),
                 1 => (0u64..200).prop_map(Move::Wait),
             ], 1..300),
         ) {
             let settings = Settings { failure_threshold: threshold, cooldown_ms: 100, lease_ms: 50 };
             let breaker = Breaker::new();
-            let mut model = Model { state: State::Closed, failures: 0, until: 0, epoch: 0 };
+            let mut model = Model::at(State::Closed, 0, 0);
             let mut permits: Vec<(u64, Permit)> = Vec::new();
             let mut now = 0;
             for one in moves {
@@ -426,7 +432,7 @@ mod tests {
                         if let Some(grant) = grant {
                             prop_assert_eq!(grant.permit.is_probe(), model.state != State::Closed);
                             if model.state != State::Closed {
-                                model = Model { state: State::HalfOpen, failures: 0, until: now + 50, epoch: model.epoch + 1 };
+                                model = Model::at(State::HalfOpen, now + 50, model.epoch + 1);
                             }
                             permits.push((model.epoch, grant.permit));
                         }
@@ -441,14 +447,14 @@ mod tests {
                                 (State::Closed, Outcome::Failure) => {
                                     model.failures += 1;
                                     if model.failures == threshold {
-                                        model = Model { state: State::Open, failures: 0, until: now + 100, epoch: epoch + 1 };
+                                        model = Model::at(State::Open, now + 100, epoch + 1);
                                     }
                                 }
                                 (State::HalfOpen, Outcome::Success) => {
-                                    model = Model { state: State::Closed, failures: 0, until: 0, epoch: epoch + 1 };
+                                    model = Model::at(State::Closed, 0, epoch + 1);
                                 }
                                 (State::HalfOpen, Outcome::Failure) => {
-                                    model = Model { state: State::Open, failures: 0, until: now + 100, epoch: epoch + 1 };
+                                    model = Model::at(State::Open, now + 100, epoch + 1);
                                 }
                                 (State::HalfOpen, Outcome::Neutral) => model.until = 0,
                                 _ => {}
