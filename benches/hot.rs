@@ -75,6 +75,7 @@ fn request_heads(criterion: &mut Criterion) {
         path: b"/base/",
         rest: b"/users/42",
         host: Some(b"localhost:9001"),
+        authority: b"localhost:9001",
         client: IpAddr::V4(Ipv4Addr::new(192, 168, 100, 17)),
         pseudonym: b"fusegate-01234567",
         request_id: b"0123456789abcdef0123456789abcdef",

@@ -145,6 +145,7 @@ fn build_upstream(
         addresses: addresses.get(&name(url)).cloned().unwrap_or_default(),
         base_path: url.base_path().as_bytes().into(),
         path: url.path.as_bytes().into(),
+        authority: url.authority.as_bytes().into(),
         host: match &listed.host {
             HostHeader::Upstream => Some(url.authority.as_bytes().into()),
             HostHeader::Literal(text) => Some(text.as_bytes().into()),

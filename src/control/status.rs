@@ -5,10 +5,12 @@
 use crate::control::reload::to_json;
 use crate::control::{Control, Courier};
 use crate::ground::tick::Tick;
+use crate::http::request::Refusal;
 use crate::policy::breaker::State;
 use crate::shared::metrics::{Counter, ShardCounters, UpstreamCounters};
 use crate::shared::snapshot::Upstream;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 /// How the last reload ended.
@@ -43,7 +45,7 @@ struct Document<'a> {
 struct Counters {
     accepted: u64,
     requests: u64,
-    refused: u64,
+    refused: BTreeMap<&'static str, u64>,
     over_limit: u64,
     rejected: u64,
     saturated: u64,
@@ -90,7 +92,9 @@ pub fn document<C: Courier>(control: &Control<C>, now: Tick) -> Vec<u8> {
         counters: Counters {
             accepted: sum(|shard| &shard.accepted),
             requests: sum(|shard| &shard.requests),
-            refused: sum(|shard| &shard.refused),
+            refused: (Refusal::WORDS.iter().enumerate())
+                .map(|(at, word)| (*word, shards.iter().map(|shard| shard.refusals[at].read()).sum()))
+                .collect(),
             over_limit: sum(|shard| &shard.over_limit),
             rejected: sum(|shard| &shard.rejected),
             saturated: sum(|shard| &shard.saturated),

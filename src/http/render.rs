@@ -20,8 +20,10 @@ pub struct Onward<'a> {
     pub path: &'a [u8],
     /// What follows the service in the client's path.
     pub rest: &'a [u8],
-    /// The `Host` of the upstream; `None` passes the client's on.
+    /// The `Host` to send instead of the client's.
     pub host: Option<&'a [u8]>,
+    /// The `Host` when the client has named none either.
+    pub authority: &'a [u8],
     /// The client's address.
     pub client: IpAddr,
     /// `fusegate-{8 hex}` of this process.
@@ -46,7 +48,7 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
         out.extend_from_slice(query);
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    let host = onward.host.or(request.host).unwrap_or(b"");
+    let host = onward.host.or(request.host).unwrap_or(onward.authority);
     field(out, b"Host", host);
     for (header, kind) in request.fields.iter().zip(request.kinds) {
         let passes = match kind {
@@ -55,7 +57,8 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
                 field(out, b"Content-Length", fields::plain_length(header.value));
                 false
             }
-            Field::Expect => request.expects_continue,
+            // Without content there is nothing to wait for (RFC 9110 section 10.1.1).
+            Field::Expect => request.expects_continue && request.framing != request::Framing::Empty,
             Field::MaxForwards => match request.max_forwards {
                 None => true,
                 Some(left) => {
@@ -265,6 +268,7 @@ mod tests {
             path: b"/base/",
             rest: b"/a%2Fb",
             host: Some(b"up:9001"),
+            authority: b"up:9001",
             client: "::ffff:10.0.0.7".parse().unwrap(),
             pseudonym: b"fusegate-00000001",
             request_id: b"abc",

@@ -56,6 +56,38 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The words of all refusals, for counters.
+    pub const WORDS: [&'static str; 11] = [
+        "malformed",
+        "slow",
+        "body_too_large",
+        "line_too_long",
+        "expectation",
+        "misdirected",
+        "fields_too_large",
+        "too_many_fields",
+        "connect",
+        "version",
+        "loop",
+    ];
+
+    /// Position of its word in [`Refusal::WORDS`].
+    pub fn index(self) -> usize {
+        match self {
+            Refusal::Malformed(_) => 0,
+            Refusal::Slow => 1,
+            Refusal::BodyTooLarge => 2,
+            Refusal::LineTooLong => 3,
+            Refusal::Expectation => 4,
+            Refusal::Misdirected => 5,
+            Refusal::FieldsTooLarge => 6,
+            Refusal::TooManyFields => 7,
+            Refusal::Connect => 8,
+            Refusal::Version => 9,
+            Refusal::Loop => 10,
+        }
+    }
+
     /// The status of the answer.
     pub fn status(self) -> u16 {
         match self {

@@ -121,7 +121,12 @@ impl<S> Client<S> {
 }
 
 /// Reads until there is a head to dispatch. Its bytes are the client's `input`.
-pub fn read_head<N: Net>(client: &mut Client<N::Stream>, scratch: &mut Buffer, ctx: &mut Ctx<N>) -> Step {
+pub fn read_head<N: Net>(
+    client: &mut Client<N::Stream>,
+    patience: &model::Client,
+    scratch: &mut Buffer,
+    ctx: &mut Ctx<N>,
+) -> Step {
     let scanned = match client.state {
         ClientState::Head { scanned } => scanned,
         _ => 0,
@@ -144,6 +149,10 @@ pub fn read_head<N: Net>(client: &mut Client<N::Stream>, scratch: &mut Buffer, c
     let empty_lines = request::leading_empty_lines(client.input(scratch));
     if empty_lines == client.input(scratch).len() {
         client.drop_input(scratch, &mut ctx.pool);
+        if client.state != ClientState::Idle {
+            client.state = ClientState::Idle;
+            client.conn.deadline = ctx.now.after(patience.keep_alive);
+        }
         return Step::Again;
     }
     if empty_lines > 0 {

@@ -243,10 +243,9 @@ impl<S> Conn<S> {
         }
     }
 
-    /// The alarm rang: whether the deadline has come.
-    pub fn rang(&mut self, now: Tick) -> bool {
+    /// The alarm rang, and with that it is spent.
+    pub fn spend_alarm(&mut self) {
         self.alarm = None;
-        self.deadline <= now
     }
 
     /// Gives everything back but the socket.

@@ -118,7 +118,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         Ok(Some(request)) => request,
         Ok(None) => return Verdict::More { scanned: input.len() as u32 },
         Err(refusal) => {
-            ctx.counters().refused.bump();
+            ctx.note_refusal(refusal);
             return Verdict::Replied { reply: Reply::of_refusal(refusal, input), consumed: 0 };
         }
     };
@@ -143,7 +143,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         Route::Unknown => return replied(meta, input, ctx, 404, "there is no such resource", None),
     };
     if target::escapes_base(rest) {
-        return replied(meta, input, ctx, 400, "the path leaves the upstream's base path", Some("http_request_error"));
+        return refused(meta, input, ctx, Refusal::Malformed("the path leaves the upstream's base path"));
     }
     let Some(at) = snapshot.service(&service) else {
         let (consumed, facts) = facts(meta, input, ctx);
@@ -156,16 +156,14 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         };
     };
     if request.came_via(ctx.process.pseudonym.as_bytes()) {
-        let refusal = Refusal::Loop;
-        return replied(meta, input, ctx, refusal.status(), refusal.detail(), Some(refusal.token()));
+        return refused(meta, input, ctx, Refusal::Loop);
     }
     let service = &snapshot.services[at as usize];
     if request.max_forwards == Some(0) {
         return last_hop(&request, meta, input, ctx);
     }
     if matches!((request.framing, service.body_limit), (Framing::Length(length), Some(limit)) if length > limit) {
-        let refusal = Refusal::BodyTooLarge;
-        return replied(meta, input, ctx, refusal.status(), refusal.detail(), Some(refusal.token()));
+        return refused(meta, input, ctx, Refusal::BodyTooLarge);
     }
     let asked = request.upgrade(&service.upgrades);
     let upgrade = asked.and_then(|asked| service.upgrades.iter().position(|known| **known == *asked));
@@ -354,6 +352,11 @@ fn replied<'s, N: Net>(
     Verdict::Replied { reply: facts.reply(status, detail, token), consumed }
 }
 
+fn refused<'s, N: Net>(meta: RequestMeta, input: &[u8], ctx: &Ctx<N>, refusal: Refusal) -> Verdict<'s> {
+    ctx.note_refusal(refusal);
+    replied(meta, input, ctx, refusal.status(), refusal.detail(), Some(refusal.token()))
+}
+
 /// `Max-Forwards: 0`: the gateway is where the request ends (RFC 9110 sections 7.6.2 and 9.3.8). `TRACE` shows
 /// the head as it came, but for what could be a secret.
 fn last_hop<'s, N: Net>(request: &Request<'_, '_>, meta: RequestMeta, input: &[u8], ctx: &Ctx<N>) -> Verdict<'s> {
@@ -406,6 +409,7 @@ fn own_resource<'s, N: Net>(
             }
             match whole_body(request.framing, &input[request.len..]) {
                 Err(refusal) => {
+                    ctx.note_refusal(refusal);
                     let (_, mut facts) = facts(meta, input, ctx);
                     facts.then = Then::Linger;
                     let reply = facts.reply(refusal.status(), refusal.detail(), Some(refusal.token()));

@@ -308,6 +308,7 @@ pub fn begin<N: Net>(
         path: &to.path,
         rest,
         host: to.host.as_deref(),
+        authority: &to.authority,
         client,
         pseudonym: ctx.process.pseudonym.as_bytes(),
         request_id: exchange.request.id.as_bytes(),

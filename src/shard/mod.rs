@@ -123,6 +123,12 @@ impl<N> Ctx<N> {
         &self.process.shards[self.mailbox.shard]
     }
 
+    /// Counts a refusal by its reason.
+    pub fn note_refusal(&self, refusal: Refusal) {
+        self.counters().refusals[refusal.index()].bump();
+        log::debug!("shard {}: refused with {}: {}", self.shard(), refusal.status(), refusal.detail());
+    }
+
     /// Tells control that a breaker changed its state.
     pub fn tell_moved(&self, upstream: &snapshot::Upstream, transition: Transition, cause: Option<Failure>) {
         self.tell(Notice::Moved(Moved {
@@ -354,24 +360,29 @@ impl<N: Net> Shard<N> {
     fn ring(&mut self) {
         let mut rang = std::mem::take(&mut self.rang);
         self.wheel.advance(self.ctx.now, &mut rang);
+        // All of them are spent before the first is looked at: what one deadline causes may close the
+        // connection of another, which must not take back an alarm that is somebody else's by then.
+        for token in &rang {
+            match Subject::of_token(*token as usize) {
+                Subject::Client(id) => self.clients.get_mut(id).into_iter().for_each(|c| c.conn.spend_alarm()),
+                Subject::Upstream(id) => {
+                    self.upstreams.table.get_mut(id).into_iter().for_each(|u| u.conn.spend_alarm());
+                }
+                Subject::Listener(_) | Subject::Mailbox => {}
+            }
+        }
         for token in rang.drain(..) {
             match Subject::of_token(token as usize) {
-                Subject::Client(id) => {
-                    let Some(client) = self.clients.get_mut(id) else { continue };
-                    if client.conn.rang(self.ctx.now) {
-                        self.expire(id);
-                    } else {
-                        client.conn.arm(&mut self.wheel, token as usize);
-                    }
-                }
-                Subject::Upstream(id) => {
-                    let Some(upstream) = self.upstreams.table.get_mut(id) else { continue };
-                    if upstream.conn.rang(self.ctx.now) {
-                        self.close_upstream(id);
-                    } else {
-                        upstream.conn.arm(&mut self.wheel, token as usize);
-                    }
-                }
+                Subject::Client(id) => match self.clients.get_mut(id) {
+                    Some(client) if client.conn.deadline <= self.ctx.now => self.expire(id),
+                    Some(client) => client.conn.arm(&mut self.wheel, token as usize),
+                    None => {}
+                },
+                Subject::Upstream(id) => match self.upstreams.table.get_mut(id) {
+                    Some(upstream) if upstream.conn.deadline <= self.ctx.now => self.close_upstream(id),
+                    Some(upstream) => upstream.conn.arm(&mut self.wheel, token as usize),
+                    None => {}
+                },
                 Subject::Listener(_) | Subject::Mailbox => {}
             }
         }
@@ -498,7 +509,7 @@ impl<N: Net> Shard<N> {
         let Some(client) = clients.get_mut(id) else { return Step::Wait };
         match client.state {
             ClientState::Idle if ctx.draining && !client.conn.ready.has(Ready::READABLE) => Step::Close,
-            ClientState::Idle | ClientState::Head { .. } => client::read_head(client, scratch, ctx),
+            ClientState::Idle | ClientState::Head { .. } => client::read_head(client, &snapshot.client, scratch, ctx),
             ClientState::Exchange(exchange) => {
                 let Some(exchange) = exchanges.get_mut(exchange) else { return Step::Close };
                 match exchange.attempt.upstream.and_then(|upstream| upstreams.table.get_mut(upstream)) {
@@ -722,7 +733,7 @@ impl<N: Net> Shard<N> {
 
     /// The client's own fault in the middle of its request.
     fn refuse(&mut self, id: ClientId, refusal: Refusal) -> Step {
-        self.ctx.counters().refused.bump();
+        self.ctx.note_refusal(refusal);
         let meta = self.exchange_of(id).map(|exchange| exchange.request);
         self.leave(id, Outcome::Neutral);
         let Some(client) = self.clients.get_mut(id) else { return Step::Wait };

@@ -3,6 +3,7 @@
 //! Each shard's counters have cache lines of their own; adding is a load and a store, no locked instruction.
 //! Must not know: what is done with the numbers.
 
+use crate::http::request::Refusal;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A number that one thread writes and others read.
@@ -46,8 +47,8 @@ pub struct ShardCounters {
     pub accepted: Counter,
     /// Requests whose head was read and valid.
     pub requests: Counter,
-    /// Requests that were refused for their form.
-    pub refused: Counter,
+    /// Requests that were refused, by [`Refusal::index`].
+    pub refusals: [Counter; Refusal::WORDS.len()],
     /// Connections answered with 503 because of `limits.connections`.
     pub over_limit: Counter,
     /// Exchanges answered 503 because the available upstreams were at `max_requests`.

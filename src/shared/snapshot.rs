@@ -91,6 +91,8 @@ pub struct Upstream {
     pub base_path: Box<[u8]>,
     /// The whole path.
     pub path: Box<[u8]>,
+    /// Of its URL, as a `Host`.
+    pub authority: Box<[u8]>,
     /// The `Host` to send; `None` sends the client's.
     pub host: Option<Box<[u8]>>,
     /// Of the breaker.

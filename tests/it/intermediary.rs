@@ -100,7 +100,7 @@ fn a_malformed_connection_field_is_refused_on_both_sides() {
 
 #[test]
 fn trailers_that_connection_names_are_dropped() {
-    let body = "2\r\nhi\r\n0\r\nX-Named: 1\r\n\r\n";
+    let body = "2\r\nhi\r\n0\r\nX-Named: 1\r\nx-kept: 2\r\n\r\n";
     let origin = Origin::start(move |conn| {
         while conn.request().is_some() {
             let head = "HTTP/1.1 200 OK\r\nConnection: x-named\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -117,6 +117,7 @@ fn trailers_that_connection_names_are_dropped() {
     let response = caller.answer();
     let request = origin.last();
     for (side, trailers) in [("client", &response.trailers), ("upstream", &request.trailers)] {
+        assert_eq!(all(trailers, "X-Kept"), ["2"], "towards the {side}");
         assert!(all(trailers, "X-Named").is_empty(), "X-Named passed to the {side}");
     }
 }
@@ -381,7 +382,7 @@ fn an_unasked_100_continue_passes() {
 
 #[test]
 fn one_client_after_another_may_share_an_upstream_connection_and_never_an_answer() {
-    let origin = Origin::answering(|request| ok(request.target().to_owned()));
+    let origin = Origin::answering(|request| ok(request.target()));
     let gateway = before(&origin);
     for number in 0..20 {
         let mut caller = gateway.connect();
@@ -413,4 +414,49 @@ fn content_is_passed_on_as_it_is() {
     assert_eq!(response.field("ETag").as_deref(), Some("W/\"x\""));
     assert_eq!(response.framing, Framing::Length(4));
     assert_eq!(origin.last().all("Accept-Encoding"), ["gzip"]);
+}
+
+#[test]
+fn an_expectation_without_content_is_not_passed_on() {
+    let origin = Origin::hello("hello");
+    let gateway = before(&origin);
+    let mut caller = gateway.connect();
+    for length in ["", "Content-Length: 0\r\n"] {
+        caller.send(format!("GET /v1/proxy/s/ HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{length}\r\n"));
+        assert_eq!(caller.answer().text(), "hello");
+        assert!(origin.last().all("Expect").is_empty(), "a client must not expect anything of no content");
+    }
+}
+
+#[test]
+fn a_client_that_names_no_host_leaves_the_upstreams() {
+    let origin = Origin::hello("hello");
+    let gateway = Gateway::start(&service("s", &[&origin.url()], "headers: {host: client}"));
+    let mut caller = gateway.connect();
+    caller.send("GET /v1/proxy/s/ HTTP/1.0\r\n\r\n");
+    assert_eq!(caller.answer().text(), "hello");
+    assert_eq!(origin.last().all("Host"), [origin.addr().to_string()]);
+    assert!(origin.last().all("X-Forwarded-Host").is_empty());
+}
+
+#[test]
+fn pipelined_requests_with_bodies_may_be_cut_anywhere() {
+    let origin = Origin::answering(|request| ok([request.target().as_bytes(), b" ", &request.body].concat()));
+    let gateway = before(&origin);
+    let whole = "POST /v1/proxy/s/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\none\
+                 POST /v1/reload-config HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: y\r\n\r\n\
+                 PUT /v1/proxy/s/2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntwo\r\n0\r\nX: y\r\n\r\n\
+                 GET /v1/proxy/s/3 HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut caller = gateway.connect();
+    for cut in 1..whole.len() {
+        // what stands before the cut may be answered before the rest comes
+        caller.send_apart(&whole[..cut]);
+        caller.send(&whole[cut..]);
+        assert_eq!(caller.answer().text(), "/1 one", "cut at {cut}");
+        assert_eq!(caller.answer().status, 200, "cut at {cut}");
+        assert_eq!(caller.answer().text(), "/2 two", "cut at {cut}");
+        assert_eq!(caller.answer().text(), "/3 ", "cut at {cut}");
+    }
+    assert_eq!(origin.heads(), 3 * (whole.len() - 1));
+    assert_eq!(origin.connections(), 1);
 }

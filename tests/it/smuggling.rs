@@ -832,3 +832,15 @@ fn a_request_line_of_8000_octets_is_taken() {
     assert_eq!(caller.answer().status, 200);
     assert!(origin.last().target().starts_with("/good?qqq"));
 }
+
+#[test]
+fn an_empty_line_in_two_pieces_begins_no_request() {
+    let origin = Origin::echo();
+    let settings = "client: {header_timeout: 300ms, keep_alive: 500ms}";
+    let gateway = Gateway::with(settings, &service("s", &[&origin.url()], ""));
+    let mut caller = gateway.connect();
+    caller.send_apart("\r");
+    caller.send_apart("\n");
+    // idle again, so that it ends without a word and is not told of a request that was too slow
+    caller.expect_eof();
+}
