@@ -195,6 +195,9 @@ pub struct Client {
     pub keep_alive: Duration,
     /// A FIN after a complete request is no hang-up.
     pub half_close: bool,
+    /// Bytes per second that a client must send of a body, or take of a response, while it is waited for and
+    /// after a grace of five seconds; 0 is off.
+    pub min_rate: u64,
 }
 
 impl Default for Client {
@@ -204,6 +207,7 @@ impl Default for Client {
             body_idle: Duration::from_secs(30),
             keep_alive: Duration::from_secs(75),
             half_close: false,
+            min_rate: 0,
         }
     }
 }

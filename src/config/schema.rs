@@ -187,6 +187,7 @@ const CLIENT: &[Field<Client>] = &[
     field("header_timeout", Rule::Duration(DAY, |client, value| client.header_timeout = value)),
     field("body_idle", Rule::Duration(DAY, |client, value| client.body_idle = value)),
     field("keep_alive", Rule::Duration(DAY, |client, value| client.keep_alive = value)),
+    field("min_rate", Rule::Size(0..=1 << 30, |client, bytes| client.min_rate = bytes as u64)),
     field("half_close", Rule::Flag(|client, value| client.half_close = value)),
 ];
 

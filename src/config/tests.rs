@@ -238,8 +238,15 @@ fn gateway_workers_and_clients() {
     assert_eq!(gateway("workers: auto").workers, None);
     assert_eq!(gateway("workers: 512").workers, NonZeroUsize::new(512));
     assert_eq!(gateway("workers: ${AUTO}").workers, None);
-    let client = gateway("client: {header_timeout: 1s, body_idle: 2s, keep_alive: 3s, half_close: true}").client;
-    let expected = Client { header_timeout: SECOND, body_idle: 2 * SECOND, keep_alive: 3 * SECOND, half_close: true };
+    let client =
+        gateway("client: {header_timeout: 1s, body_idle: 2s, keep_alive: 3s, half_close: true, min_rate: 1KiB}").client;
+    let expected = Client {
+        header_timeout: SECOND,
+        body_idle: 2 * SECOND,
+        keep_alive: 3 * SECOND,
+        half_close: true,
+        min_rate: 1024,
+    };
     assert_eq!(client, expected);
     for (text, problem) in [
         ("workers: 0", "2:12 workers must be from 1 to 512, not \"0\""),
@@ -250,9 +257,36 @@ fn gateway_workers_and_clients() {
         ("client: {header_timeout: 10}", "2:28 header_timeout needs a unit: write \"10ms\" or \"10s\""),
         ("client: {body_idle: 0s}", "2:23 body_idle must be from 1ms to 24h, not \"0s\""),
         ("client: {keep_alive: x}", "2:24 keep_alive is not a duration: \"x\""),
-        ("client: {min_rate: 1}", "2:12 unknown key \"min_rate\" in gateway.client"),
+        ("client: {min_rate: 1}", "2:22 min_rate needs a unit: write \"1B\" or \"1KiB\""),
+        ("client: {max_rate: 1B}", "2:12 unknown key \"max_rate\" in gateway.client"),
     ] {
         assert_eq!(bad(&format!("gateway:\n  {text}\n")), [problem]);
+    }
+}
+
+#[test]
+fn limits_and_upgrades_of_a_service() {
+    let service_of = |settings: &str| good(&service(settings)).services.remove(0);
+    let plain = service_of("retries: {attempts: 1}");
+    assert_eq!((plain.body_limit, plain.upgrades), (None, vec!["websocket".to_owned()]));
+    assert_eq!(service_of("body_limit: 1MiB").body_limit, Some(1 << 20));
+    assert_eq!(service_of("body_limit: 0").body_limit, None);
+    assert_eq!(service_of("upgrades: [WebSocket, x-tunnel, websocket]").upgrades, ["websocket", "x-tunnel"]);
+    assert_eq!(service_of("upgrades: []").upgrades, [] as [&str; 0]);
+    let defaults = "gateway:\n  defaults: {body_limit: 1KiB, upgrades: []}\ns: [http://a]\n";
+    let merged = good(defaults).services.remove(0);
+    assert_eq!((merged.body_limit, merged.upgrades), (Some(1024), vec![]));
+    let most = |text: &str| good(&format!("s:\n  - {{url: http://a, max_requests: {text}}}\n"));
+    assert_eq!(most("7").services[0].upstreams[0].max_requests, Some(7));
+    assert_eq!(most("0").services[0].upstreams[0].max_requests, None);
+    for (settings, problem) in [
+        ("body_limit: 5", "3:15 body_limit needs a unit: write \"5B\" or \"5KiB\""),
+        ("upgrades: websocket", "3:13 upgrades must be a list"),
+        ("upgrades: [h2c]", "3:14 requests inside of HTTP/2 cannot be checked: h2c is not let through"),
+        ("upgrades: ['a b']", "3:14 \"a b\" is not the name of a protocol"),
+        ("max_requests: 1", "3:3 unknown key \"max_requests\" in service \"s\""),
+    ] {
+        assert_eq!(bad(&service(settings)), [problem]);
     }
 }
 

@@ -13,10 +13,10 @@ use crate::policy::breaker::Grant;
 use crate::policy::retry::Account;
 use crate::shard::admin;
 use crate::shard::client::{ClientState, Then};
-use crate::shard::exchange::{self, Attempt, Exchange, Receive, RequestId, RequestMeta, Send};
+use crate::shard::exchange::{self, Attempt, Exchange, Pace, Receive, RequestId, RequestMeta, Send};
 use crate::shard::mailbox::{Notice, Ticket};
 use crate::shard::net::{ClientId, Net};
-use crate::shard::upstreams::Upstreams;
+use crate::shard::upstreams::{Order, Upstreams};
 use crate::shard::{Ctx, Reply, Shard, Step};
 use crate::shared::failure::Failure;
 use crate::shared::snapshot::Service;
@@ -192,6 +192,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         tried,
         has_opened: false,
         started: ctx.now,
+        pace: Pace::default(),
         body_left: u64::MAX,
         kept: 0,
         attempt: attempt(grant, ctx),
@@ -320,7 +321,7 @@ pub fn connect<N: Net>(
         return Ok(());
     }
     exchange.attempt.reused = false;
-    exchange.attempt.upstream = Some(upstreams.connect(&mut ctx.net, to, client, 0)?);
+    exchange.attempt.upstream = Some(upstreams.connect(&mut ctx.net, to, client, Order::begin(to))?);
     Ok(())
 }
 

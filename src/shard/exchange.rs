@@ -55,6 +55,8 @@ pub struct Exchange {
     pub has_opened: bool,
     /// When its head was complete.
     pub started: Tick,
+    /// How fast the client is.
+    pub pace: Pace,
     /// Bytes of content that the request's body may still have.
     pub body_left: u64,
     /// Bytes at the front of the client's `inbound` that an upstream has got already: kept for a replay,
@@ -62,6 +64,39 @@ pub struct Exchange {
     pub kept: u32,
     /// The present try.
     pub attempt: Attempt,
+}
+
+/// How fast a client is while it is waited for: what `client.min_rate` judges.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// Bytes that it has sent of a body, or taken late of a response.
+    bytes: u64,
+    /// How long it was waited for, up to the present wait.
+    waited: Duration,
+    /// When the present wait began.
+    since: Option<Tick>,
+}
+
+impl Pace {
+    /// What a client may be slow before its rate is judged.
+    const GRACE: Duration = Duration::from_secs(5);
+
+    /// Takes in whether the client is waited for now; until when it may be, at `min_rate` bytes per second.
+    pub fn wait(&mut self, awaited: bool, min_rate: u64, now: Tick) -> Tick {
+        if min_rate == 0 {
+            return Tick::NEVER;
+        }
+        match (self.since, awaited) {
+            (None, true) => self.since = Some(now),
+            (Some(since), false) => {
+                self.waited += now.since(since);
+                self.since = None;
+            }
+            _ => {}
+        }
+        let earned = Duration::from_millis(self.bytes.saturating_mul(1000) / min_rate);
+        self.since.map_or(Tick::NEVER, |since| since.after((Pace::GRACE + earned).saturating_sub(self.waited)))
+    }
 }
 
 /// What is known of a request.
@@ -353,11 +388,11 @@ pub fn advance<N: Net>(
     if client.conn.ready.has(Ready::BROKEN) {
         return Step::Cancel;
     }
-    if let UpstreamState::Connecting { client: owner, tried } = upstream.state {
+    if let UpstreamState::Connecting { client: owner, order } = upstream.state {
         return match connecting(client, exchange, upstream, ctx) {
             Step::Begin => {
                 upstream.state = UpstreamState::Serving { client: owner };
-                upstreams::prefer(exchange.upstream(), tried);
+                order.prefer(exchange.upstream());
                 Step::Begin
             }
             other => other,
@@ -503,7 +538,10 @@ fn send_body<N: Net>(
         client.conn.fill(&mut ctx.net, scratch)
     };
     match filled {
-        Filled::Bytes(n) => ctx.budget = ctx.budget.saturating_sub(n),
+        Filled::Bytes(n) => {
+            ctx.budget = ctx.budget.saturating_sub(n);
+            exchange.pace.bytes += n as u64;
+        }
         Filled::Nothing => return Ok(false),
         Filled::End => return Err(Event::ClientEnded),
         Filled::Broken => return Err(Event::ClientBroken),
@@ -571,7 +609,9 @@ fn receive_response<N: Net>(
     let mut moved = false;
     if !client.conn.outbound.is_empty() {
         // Back-pressure: the upstream is not read while the client has not taken what there is.
-        moved = client.conn.flush(&mut ctx.net, &mut ctx.pool).map_err(|Broken| Event::ClientBroken)? > 0;
+        let flushed = client.conn.flush(&mut ctx.net, &mut ctx.pool).map_err(|Broken| Event::ClientBroken)?;
+        exchange.pace.bytes += flushed as u64;
+        moved = flushed > 0;
         if !client.conn.outbound.is_empty() {
             return Ok(moved);
         }

@@ -529,14 +529,15 @@ impl<N: Net> Shard<N> {
     fn set_deadline(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(id) else { return };
         if let ClientState::Exchange(exchange) = client.state
-            && let Some(exchange) = self.exchanges.get(exchange)
+            && let Some(exchange) = self.exchanges.get_mut(exchange)
             && let Some(upstream) = exchange.attempt.upstream.and_then(|id| self.upstreams.table.get(id))
         {
-            let patience = match exchange::awaited(exchange, client, upstream) {
-                Awaited::Client(patience) | Awaited::Upstream(patience, _) | Awaited::Stream(patience) => patience,
-            };
+            let awaited = exchange::awaited(exchange, client, upstream);
+            let (Awaited::Client(patience) | Awaited::Upstream(patience, _) | Awaited::Stream(patience)) = awaited;
+            let min_rate = exchange.snapshot.client.min_rate;
+            let pace = exchange.pace.wait(matches!(awaited, Awaited::Client(_)), min_rate, self.ctx.now);
             let total = exchange.service().total_timeout.map_or(Tick::NEVER, |total| exchange.started.after(total));
-            client.conn.deadline = exchange.attempt.since.after(patience).min(total);
+            client.conn.deadline = exchange.attempt.since.after(patience).min(total).min(pace);
         }
         client.conn.arm(&mut self.wheel, Subject::Client(id).token());
     }
@@ -583,16 +584,14 @@ impl<N: Net> Shard<N> {
         let Some(upstream_id) = exchange.attempt.upstream.take() else { return Step::Fail(failure) };
         let snapshot = exchange.snapshot.clone();
         let (service, position) = (exchange.service as usize, usize::from(exchange.position));
-        let tried = match self.upstreams.table.get(upstream_id).map(|upstream| &upstream.state) {
-            Some(UpstreamState::Connecting { tried, .. }) => tried.saturating_add(1),
-            _ => return Step::Fail(failure),
+        let to = &snapshot.services[service].upstreams[position];
+        let next = match self.upstreams.table.get(upstream_id).map(|upstream| &upstream.state) {
+            Some(UpstreamState::Connecting { order, .. }) => order.next(to),
+            _ => None,
         };
         self.close_upstream(upstream_id);
-        let to = &snapshot.services[service].upstreams[position];
-        if usize::from(tried) >= to.addresses.len() {
-            return Step::Fail(failure);
-        }
-        match self.upstreams.connect(&mut self.ctx.net, to, id, tried) {
+        let Some(order) = next else { return Step::Fail(failure) };
+        match self.upstreams.connect(&mut self.ctx.net, to, id, order) {
             Err(failure) => Step::Fail(failure),
             Ok(next) => {
                 let now = self.ctx.now;
@@ -684,20 +683,14 @@ impl<N: Net> Shard<N> {
         let ClientState::Exchange(exchange_id) = client.state else { return Step::Close };
         let Some(exchange) = exchanges.get_mut(exchange_id) else { return Step::Close };
         exchange.settle_failure(failure, ctx);
-        let (resets, then) = match exchange.attempt.receive {
-            Receive::Body { transfer, then: Then::Linger, .. } => (transfer.ends_by_close(), Then::Linger),
-            Receive::Body { transfer, .. } => (transfer.ends_by_close(), Then::Close),
-            _ => (false, Then::Close),
+        let then = match exchange.attempt.receive {
+            Receive::Body { transfer, .. } if transfer.ends_by_close() => return Step::Close,
+            Receive::Body { then: Then::Linger, .. } => Then::Linger,
+            _ => Then::Close,
         };
+        // What there is of it still goes out; its length or the missing last chunk says that it is a part.
         let patience = exchange.snapshot.client.body_idle;
         self.leave(id, Outcome::Neutral);
-        if resets {
-            // Only the end of the connection delimits this body, so a plain end would look complete.
-            if let Some(client) = self.remove_client(id) {
-                self.ctx.net.reset(client.conn.socket);
-            }
-            return Step::Wait;
-        }
         let Some(client) = self.clients.get_mut(id) else { return Step::Wait };
         client.state = ClientState::Answering { then };
         client.conn.deadline = self.ctx.now.after(patience);
@@ -903,9 +896,18 @@ impl<N: Net> Shard<N> {
     }
 
     fn close_client(&mut self, id: ClientId) {
+        // A part of a response must not look like the whole where only the end of the connection delimits it.
+        let is_part = match self.exchange_of(id).map(|exchange| exchange.attempt.receive) {
+            Some(Receive::Body { transfer, .. }) => transfer.ends_by_close(),
+            _ => self.clients.get(id).is_some_and(|client| !client.conn.outbound.is_empty()),
+        };
         self.leave(id, Outcome::Neutral);
-        if let Some(Client { state: ClientState::Tunnel(tunnel), .. }) = self.remove_client(id) {
+        let Some(client) = self.remove_client(id) else { return };
+        if let ClientState::Tunnel(tunnel) = client.state {
             self.close_upstream(tunnel.upstream);
+        }
+        if is_part {
+            self.ctx.net.reset(client.conn.socket);
         }
     }
 

@@ -31,8 +31,8 @@ pub enum UpstreamState {
     Connecting {
         /// Who waits for it.
         client: ClientId,
-        /// How many addresses were tried before this one.
-        tried: u8,
+        /// Which of the addresses this is.
+        order: Order,
     },
     /// A response, for a client.
     Serving {
@@ -48,6 +48,45 @@ pub enum UpstreamState {
     },
     /// Nothing: whatever comes now is its end.
     Idle,
+}
+
+/// The place of an address in the order in which one attempt tries them: the one that worked last, as it was
+/// known when the attempt began, then the others. What other attempts find out meanwhile changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    first: u8,
+    tried: u8,
+}
+
+impl Order {
+    /// The first address to try.
+    pub fn begin(to: &snapshot::Upstream) -> Order {
+        let last = to.addresses.len().saturating_sub(1).min(usize::from(u8::MAX)) as u8;
+        Order { first: to.identity.preferred.load(Ordering::Relaxed).min(last), tried: 0 }
+    }
+
+    /// The one after this, if there is one.
+    pub fn next(self, to: &snapshot::Upstream) -> Option<Order> {
+        let tried = self.tried.checked_add(1)?;
+        (usize::from(tried) < to.addresses.len()).then_some(Order { tried, ..self })
+    }
+
+    /// Its place in the list of addresses.
+    fn position(self) -> u8 {
+        match self.tried {
+            0 => self.first,
+            // The first one has been taken out of the order.
+            nth if nth <= self.first => nth - 1,
+            nth => nth,
+        }
+    }
+
+    /// Notes that this address worked.
+    pub fn prefer(self, to: &snapshot::Upstream) {
+        if self.tried > 0 {
+            to.identity.preferred.store(self.position(), Ordering::Relaxed);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -124,19 +163,19 @@ impl<S> Upstreams<S> {
         self.table.iter().filter(|(_, upstream)| gone(upstream)).map(|(id, _)| id).collect()
     }
 
-    /// Begins a connection to the first address, from the `tried`-th on, that takes one: the address that
-    /// worked last comes first, then the others in their order.
+    /// Begins a connection to the first address, from `order` on, that takes one.
     pub fn connect<N: Net<Stream = S>>(
         &mut self,
         net: &mut N,
         to: &snapshot::Upstream,
         client: ClientId,
-        tried: u8,
+        order: Order,
     ) -> Result<UpstreamId, Failure> {
+        let mut next = Some(order);
         let mut failure = Failure::Unreachable;
-        for tried in tried..to.addresses.len().min(usize::from(u8::MAX)) as u8 {
-            let address = to.addresses[position(to, tried)];
-            let opened = net.connect(address).and_then(|mut socket| {
+        while let Some(order) = next {
+            let Some(address) = to.addresses.get(usize::from(order.position())) else { break };
+            let opened = net.connect(*address).and_then(|mut socket| {
                 net.register(&mut socket, Subject::Upstream(self.table.next_id()).token())?;
                 Ok(socket)
             });
@@ -144,33 +183,15 @@ impl<S> Upstreams<S> {
                 Ok(socket) => {
                     return Ok(self.table.insert(UpstreamConn {
                         conn: Conn::new(socket, Ready::NONE),
-                        state: UpstreamState::Connecting { client, tried },
+                        state: UpstreamState::Connecting { client, order },
                         slot: to.identity.slot.number(),
                     }));
                 }
                 Err(error) => failure = Failure::of_connect(&error),
             }
+            next = order.next(to);
         }
         Err(failure)
-    }
-}
-
-/// The place in the list of addresses of the `tried`-th one to try.
-fn position(to: &snapshot::Upstream, tried: u8) -> usize {
-    let first = usize::from(to.identity.preferred.load(Ordering::Relaxed));
-    let last = to.addresses.len() - 1;
-    match usize::from(tried) {
-        0 => first.min(last),
-        // The preferred one has been taken out of the order.
-        nth if nth <= first.min(last) => nth - 1,
-        nth => nth,
-    }
-}
-
-/// Notes that the `tried`-th address worked.
-pub fn prefer(to: &snapshot::Upstream, tried: u8) {
-    if tried > 0 && !to.addresses.is_empty() {
-        to.identity.preferred.store(position(to, tried) as u8, Ordering::Relaxed);
     }
 }
 
@@ -188,6 +209,19 @@ pub fn idle_time(pool: Duration, announced_s: Option<u32>) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_address_is_tried_once_and_the_preferred_one_first() {
+        for addresses in 1..5u8 {
+            for first in 0..addresses {
+                let order: Vec<u8> = (0..addresses).map(|tried| Order { first, tried }.position()).collect();
+                assert_eq!(order[0], first);
+                let mut all = order.clone();
+                all.sort_unstable();
+                assert_eq!(all, (0..addresses).collect::<Vec<_>>(), "{order:?}");
+            }
+        }
+    }
 
     #[test]
     fn we_close_before_the_upstream_does() {

@@ -1,7 +1,7 @@
 //! Bounds: connections, memory, and that nobody who is slow holds up anybody else.
 
 use crate::support::problem::assert_proxy_problem;
-use crate::support::{Caller, Gateway, Origin, noise, ok, service, wait_until};
+use crate::support::{Caller, Gate, Gateway, Origin, noise, ok, service, wait_until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -199,4 +199,84 @@ fn many_idle_connections_are_held() {
     for caller in callers.iter_mut().rev() {
         assert_eq!(caller.get("/v1/proxy/s/").text(), "hello");
     }
+}
+
+#[test]
+fn a_body_over_its_limit_is_413_and_the_upstream_gets_nothing_of_it() {
+    let origin = Origin::echo();
+    let gateway = Gateway::start(&service("s", &[&origin.url()], "body_limit: 1KiB"));
+    let mut caller = gateway.connect();
+    let just = "x".repeat(1024);
+    assert_eq!(caller.post("/v1/proxy/s/", &just).text(), just);
+
+    caller.send("POST /v1/proxy/s/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1025\r\n\r\n");
+    assert_proxy_problem(&caller.answer(), 413, "http_request_error");
+    caller.expect_eof();
+    assert_eq!(origin.heads(), 1, "a length over the limit is refused before an upstream is asked");
+
+    let head = "POST /v1/proxy/s/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut caller = gateway.connect();
+    caller.send(format!("{head}400\r\n{just}\r\n0\r\n\r\n"));
+    assert_eq!(caller.answer().text(), just, "framing does not count");
+    let mut caller = gateway.connect();
+    caller.send_apart(format!("{head}400\r\n{just}\r\n"));
+    caller.send("1\r\ny\r\n");
+    // how much of the answer has begun decides whether there can be a problem document
+    match caller.try_answer("POST") {
+        Ok(response) => drop(assert_proxy_problem(&response, 413, "http_request_error")),
+        Err(broken) => assert!(!broken.body.ends_with(b"y")),
+    }
+    let status = gateway.status();
+    assert!(status["counters"]["refused"]["body_too_large"].as_u64() >= Some(1), "{status}");
+}
+
+#[test]
+fn an_upstream_at_its_most_requests_is_passed_over() {
+    let gate = Arc::new(Gate::default());
+    let opened = Arc::clone(&gate);
+    let slow = Origin::answering(move |request| {
+        if request.target() == "/wait" {
+            opened.wait();
+        }
+        ok("slow")
+    });
+    let other = Origin::hello("other");
+    let limited = format!("  - {{url: \"{}\", max_requests: 2}}\n", slow.url());
+    let gateway = Gateway::with("workers: 2", &format!("both:\n{limited}  - {}\nalone:\n{limited}", other.url()));
+    let mut waiting: Vec<Caller> = (0..2)
+        .map(|_| {
+            let mut caller = gateway.connect();
+            caller.send("GET /v1/proxy/alone/wait HTTP/1.1\r\nHost: a\r\n\r\n");
+            caller
+        })
+        .collect();
+    slow.wait_heads(2);
+    let refused = gateway.fetch("/v1/proxy/alone/");
+    let detail = assert_proxy_problem(&refused, 503, "connection_limit_reached");
+    assert!(detail.contains("max_requests"), "the detail names the limit: {detail}");
+    assert!(refused.field("Retry-After").is_some());
+    assert_eq!(gateway.status()["counters"]["saturated"], 1);
+    // one limit for each service and URL: the same URL elsewhere has its own
+    let seen: Vec<String> = (0..4).map(|_| gateway.fetch("/v1/proxy/both/").text()).collect();
+    assert_eq!(seen, ["slow", "other", "slow", "other"]);
+    gate.open();
+    for caller in &mut waiting {
+        assert_eq!(caller.answer().text(), "slow");
+    }
+    assert_eq!(gateway.fetch("/v1/proxy/alone/").text(), "slow", "a place that is free again is taken");
+    assert_eq!(gateway.breaker("alone", &slow.url()), ("closed".to_owned(), 0), "a limit of ours is no failure");
+}
+
+#[test]
+fn a_client_below_the_least_rate_is_shed() {
+    let origin = Origin::echo();
+    let gateway = Gateway::with("client: {min_rate: 1GiB}", &service("s", &[&origin.url()], ""));
+    let mut caller = gateway.connect();
+    caller.send("POST /v1/proxy/s/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n");
+    // it never pauses for as long as `body_idle`, and would take hours
+    while !caller.has_input() && caller.try_send("x").is_ok() {
+        std::thread::yield_now();
+    }
+    assert_proxy_problem(&caller.answer(), 408, "http_request_error");
+    assert_eq!(gateway.breaker("s", &origin.url()), ("closed".to_owned(), 0));
 }
