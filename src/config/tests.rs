@@ -284,7 +284,7 @@ fn limits_and_upgrades_of_a_service() {
         ("upgrades: websocket", "3:13 upgrades must be a list"),
         ("upgrades: [h2c]", "3:14 requests inside of HTTP/2 cannot be checked: h2c is not let through"),
         ("upgrades: ['a b']", "3:14 \"a b\" is not the name of a protocol"),
-        ("max_requests: 1", "3:3 unknown key \"max_requests\" in service \"s\""),
+        ("max_requests: 1", "3:3 max_requests has no place in service \"s\""),
     ] {
         assert_eq!(bad(&service(settings)), [problem]);
     }

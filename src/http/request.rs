@@ -195,6 +195,10 @@ impl<'h, 'b> Request<'h, 'b> {
         let len = match parsed.parse_with_uninit_headers(bytes, slots) {
             Ok(httparse::Status::Complete(len)) => len,
             Ok(httparse::Status::Partial) => return Self::judge_partial(bytes, limits).map(|()| None),
+            // A version that is told apart only by what has not come yet.
+            Err(httparse::Error::Version) if begins_a_version(bytes) => {
+                return Self::judge_partial(bytes, limits).map(|()| None);
+            }
             Err(error) => return Err(Self::judge_error(bytes, error, limits)),
         };
         let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
@@ -356,7 +360,8 @@ impl<'h, 'b> Request<'h, 'b> {
             && self.version == Version::Http11
             && self.method == "GET"
             && self.framing == Framing::Empty;
-        let asked = |protocol: &[u8]| names_upgrade(self.fields, self.kinds, protocol);
+        let asked =
+            |protocol: &[u8]| upgrades(self.fields, self.kinds).any(|named| named.eq_ignore_ascii_case(protocol));
         protocols.iter().map(|protocol| &**protocol).find(|protocol| possible && asked(protocol))
     }
 
@@ -376,10 +381,10 @@ impl<'h, 'b> Request<'h, 'b> {
     }
 }
 
-/// Whether an `Upgrade` field names `protocol`.
-pub fn names_upgrade(fields: &[httparse::Header<'_>], kinds: &[Field], protocol: &[u8]) -> bool {
+/// The protocols that `Upgrade` fields name.
+pub fn upgrades<'b>(fields: &[httparse::Header<'b>], kinds: &[Field]) -> impl Iterator<Item = &'b [u8]> {
     let upgrades = fields.iter().zip(kinds).filter(|(_, kind)| **kind == Field::Upgrade);
-    upgrades.flat_map(|(field, _)| fields::list(field.value)).any(|named| named.eq_ignore_ascii_case(protocol))
+    upgrades.flat_map(|(field, _)| fields::list(field.value))
 }
 
 /// Whether this is a well-formed request line but for a version that httparse does not take.
@@ -390,6 +395,14 @@ fn names_another_version(bytes: &[u8]) -> bool {
     words.next().is_none()
         && matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit())
+}
+
+/// Whether a request line that has not ended may still come to name a version.
+fn begins_a_version(bytes: &[u8]) -> bool {
+    let mut words = bytes.split(|byte| *byte == b' ');
+    let Some(version) = words.nth(2) else { return false };
+    let fits = |(byte, form): (&u8, &u8)| if *form == b'd' { byte.is_ascii_digit() } else { byte == form };
+    words.next().is_none() && version.len() < 8 && version.iter().zip(b"HTTP/d.d").all(fits)
 }
 
 /// Whether an `X-Request-Id` is kept: 1 to 128 of `A-Za-z0-9._-`.
@@ -473,6 +486,15 @@ mod tests {
         assert_eq!(refusal(&large[..230]), Some(Refusal::FieldsTooLarge));
         let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(5));
         assert_eq!(refusal(&many), Some(Refusal::TooManyFields));
+    }
+
+    #[test]
+    fn a_version_is_judged_when_it_is_there() {
+        let line = "GET / HTTP/2.0\r\nHost: a\r\n\r\n";
+        for cut in 1..line.len() {
+            assert!(matches!(refusal(&line[..cut]), None | Some(Refusal::Version)), "{:?}", &line[..cut]);
+        }
+        assert!(matches!(refusal("GET / HTTX"), Some(Refusal::Malformed(_))));
     }
 
     #[test]

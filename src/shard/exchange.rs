@@ -176,6 +176,13 @@ pub struct Attempt {
     pub since: Tick,
 }
 
+impl Attempt {
+    /// Whether `timeouts.response` runs: the request has gone, its final response has not begun.
+    fn awaits_head(&self) -> bool {
+        self.send == Send::Complete && self.receive == Receive::Head
+    }
+}
+
 /// How far the request has gone to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Send {
@@ -399,11 +406,13 @@ pub fn advance<N: Net>(
         };
     }
     loop {
+        let awaits_head = exchange.attempt.awaits_head();
         let moved = match flows(client, exchange, upstream, scratch, ctx) {
             Ok(moved) => moved,
             Err(event) => return judge(exchange, event),
         };
-        if moved {
+        // A head that comes in drops, or behind one interim response after the other, is not in time for that.
+        if moved && !(awaits_head && exchange.attempt.awaits_head()) {
             exchange.attempt.since = ctx.now;
         }
         match exchange.attempt.receive {
@@ -705,7 +714,10 @@ fn switch<N: Net>(
     ctx: &mut Ctx<N>,
 ) -> Result<usize, Event> {
     let asked = exchange.request.upgrade.map(|at| &*exchange.service().upgrades[usize::from(at)]);
-    let granted = asked.is_some_and(|protocol| request::names_upgrade(response.fields, response.kinds, protocol));
+    let granted = asked.is_some_and(|protocol| {
+        let mut named = request::upgrades(response.fields, response.kinds).peekable();
+        named.peek().is_some() && named.all(|named| named.eq_ignore_ascii_case(protocol))
+    });
     if !granted || exchange.attempt.send != Send::Complete {
         return Err(Event::Invalid(Failure::UnaskedUpgrade));
     }
@@ -755,12 +767,14 @@ fn final_head<N: Net>(
     };
     let mut transfer = Transfer::new(body, coding).drop_trailers(response.connection.names_fields());
     let sent = exchange.attempt.send == Send::Complete;
-    let ends =
-        !request.keeps_alive || ctx.draining || transfer.ends_by_close() || client.conn.ready.has(Ready::READ_CLOSED);
-    let then = match (sent, ends) {
-        (false, _) => Then::Linger,
-        (true, true) => Then::Close,
-        (true, false) => Then::Keep,
+    let is_last = !request.keeps_alive || client.conn.ready.has(Ready::READ_CLOSED);
+    let then = if sent && is_last {
+        Then::Close
+    } else if !sent || ctx.draining || transfer.ends_by_close() {
+        // The client may have sent more: closing on that would be a reset that can overtake the response.
+        Then::Linger
+    } else {
+        Then::Keep
     };
     let pool = exchange.upstream().pool;
     let reuse = (sent && response.keeps_alive()).then(|| upstreams::idle_time(pool.idle, response.keep_alive_s));

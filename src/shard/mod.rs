@@ -753,7 +753,7 @@ impl<N: Net> Shard<N> {
             all.any(|upstream| upstream.identity.slot.number() == slot)
         };
         let in_force = Rc::ptr_eq(&exchange.snapshot, snapshot) || has_slot(snapshot);
-        client.state = ClientState::Answering { then: if then == Then::Linger && sent { Then::Close } else { then } };
+        client.state = ClientState::Answering { then };
         client.conn.deadline = ctx.now.after(exchange.snapshot.client.body_idle);
         exchanges.remove(exchange_id);
         if let Some(used) = used {

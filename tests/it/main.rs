@@ -21,4 +21,5 @@ mod retry;
 mod smuggling;
 mod support;
 mod timeouts;
+mod upgrades;
 mod upstream_faults;

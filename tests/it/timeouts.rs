@@ -248,3 +248,29 @@ fn half_close_waits_for_the_answer_when_configured() {
     assert_eq!(caller.answer().text(), "late");
     caller.expect_eof();
 }
+
+#[test]
+fn interim_responses_do_not_prolong_the_wait_for_the_final_one() {
+    let origin = Origin::start(|conn| {
+        if conn.request().is_some() {
+            while conn.send_apart("HTTP/1.1 103 Early Hints\r\n\r\n").is_ok() {}
+        }
+    });
+    let settings = "timeouts: {response: 300ms}\nretries: {attempts: 0}";
+    let gateway = Gateway::start(&service("s", &[&origin.url()], settings));
+    assert_proxy_problem(&gateway.fetch("/v1/proxy/s/"), 504, "http_response_timeout");
+}
+
+#[test]
+fn a_response_head_in_drops_is_not_in_time() {
+    let origin = Origin::start(|conn| {
+        if conn.request().is_some() {
+            let _ = conn.send_apart("HTTP/1.1 200 OK\r\nX-Slow: ");
+            while conn.send_apart("x").is_ok() {}
+        }
+    });
+    let settings = "timeouts: {response: 300ms}\nretries: {attempts: 0}";
+    let limits = "limits: {header_bytes: 1MiB, buffer: 2MiB}";
+    let gateway = Gateway::with(limits, &service("s", &[&origin.url()], settings));
+    assert_proxy_problem(&gateway.fetch("/v1/proxy/s/"), 504, "http_response_timeout");
+}
