@@ -255,6 +255,24 @@ impl Transfer {
         self.coding == Coding::Plain && !matches!(self.body, Body::Length(_) | Body::Done)
     }
 
+    /// Bytes that may go from socket to socket unseen: what is left of a body that passes as it is.
+    pub fn unseen(&self) -> u64 {
+        match self.body {
+            Body::Length(left) => left,
+            _ => 0,
+        }
+    }
+
+    /// So many of those bytes went.
+    pub fn pass_unseen(&mut self, n: usize) {
+        if let Body::Length(left) = &mut self.body {
+            *left = left.saturating_sub(n as u64);
+            if *left == 0 {
+                self.body = Body::Done;
+            }
+        }
+    }
+
     /// Takes the body's next bytes from `input`. What must be framed anew goes to `out`.
     pub fn pass(&mut self, input: &[u8], trailer_limit: usize, out: &mut Vec<u8>) -> Result<Passed, &'static str> {
         let (coding, keeps_trailers) = (self.coding, self.trailers);

@@ -6,7 +6,7 @@
 use crate::ground::buffer::{Buffer, Pool};
 use crate::ground::tick::Tick;
 use crate::ground::wheel::{Alarm, Wheel};
-use crate::shard::net::{Event, Net};
+use crate::shard::net::{Event, Net, Pipe};
 use std::io;
 
 /// Bodies up to this length go out in one piece with their head.
@@ -63,6 +63,26 @@ pub enum Filled {
     End,
     /// The connection was reset.
     Broken,
+}
+
+/// What a splice moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spliced {
+    /// Bytes out of the sender's socket.
+    pub taken: usize,
+    /// Bytes into the receiver's.
+    pub given: usize,
+}
+
+/// Why a splice cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpliceEnd {
+    /// The sender's last byte was read before.
+    Ended,
+    /// The sender's connection was reset.
+    Reset,
+    /// The receiver takes nothing any more.
+    ReceiverBroken,
 }
 
 /// The connection is of no use for writing.
@@ -228,6 +248,42 @@ impl<S> Conn<S> {
             }
             Err(_) => Err(Broken),
         }
+    }
+
+    /// Moves at most `most` bytes from this socket to another through `pipe`, once in and once out, without
+    /// copying them. To be called only while this `inbound` and the other's `outbound` are empty.
+    pub fn splice_to<N: Net<Stream = S>>(
+        &mut self,
+        to: &mut Conn<S>,
+        pipe: &mut Pipe,
+        most: usize,
+        net: &mut N,
+    ) -> Result<Spliced, SpliceEnd> {
+        let mut spliced = Spliced { taken: 0, given: 0 };
+        if pipe.held() == 0 && most > 0 && self.ready.has(Ready::READABLE) {
+            match net.splice_in(&mut self.socket, pipe, most) {
+                Ok(0) => {
+                    self.ready.set(Ready::READ_CLOSED);
+                    return Err(SpliceEnd::Ended);
+                }
+                // A short count says nothing: the pipe may be what was full.
+                Ok(n) => spliced.taken = n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.clear(Ready::READABLE),
+                Err(_) => {
+                    self.ready.set(Ready::BROKEN);
+                    return Err(SpliceEnd::Reset);
+                }
+            }
+        }
+        if pipe.held() > 0 && to.ready.has(Ready::WRITABLE) {
+            match net.splice_out(pipe, &mut to.socket) {
+                Ok(n) => spliced.given = n,
+                // Nor does a short count here: only a socket that would block tells when it has room again.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.ready.clear(Ready::WRITABLE),
+                Err(_) => return Err(SpliceEnd::ReceiverBroken),
+            }
+        }
+        Ok(spliced)
     }
 
     /// Sees to it that the wheel wakes `token` not later than the deadline.

@@ -297,6 +297,7 @@ pub fn attempt<N>(grant: Grant, ctx: &Ctx<N>) -> Attempt {
         send: Send::Waiting,
         body: Transfer::EMPTY,
         receive: Receive::Head,
+        pipe: None,
         reused: false,
         repeated: false,
         answered: false,

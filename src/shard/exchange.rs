@@ -27,13 +27,18 @@ use crate::http::response::{self, Invalid, Response};
 use crate::policy::balance::Tried;
 use crate::policy::breaker::{Outcome, Permit};
 use crate::shard::client::{Client, Then};
-use crate::shard::conn::{Broken, Filled, Ready};
-use crate::shard::net::{Net, UpstreamId};
+use crate::shard::conn::{Broken, Filled, Ready, SpliceEnd};
+use crate::shard::net::{Net, Pipe, UpstreamId};
 use crate::shard::upstreams::{UpstreamConn, UpstreamState};
 use crate::shard::{Ctx, LocalSnapshot, Step, upstreams};
 use crate::shared::failure::Failure;
 use crate::shared::snapshot::{Service, Upstream};
 use std::time::Duration;
+
+/// What must be left of a body for a pipe to be worth its two calls.
+const SPLICED_BODY: u64 = 64 << 10;
+/// Bytes of one splice; the pipe may take less.
+const SPLICED_AT_ONCE: usize = 1 << 20;
 
 /// Names an exchange.
 pub type ExchangeId = Id<Exchange>;
@@ -166,6 +171,8 @@ pub struct Attempt {
     pub body: Transfer,
     /// Response to client.
     pub receive: Receive,
+    /// Through which a long body goes unseen to the client.
+    pub pipe: Option<Pipe>,
     /// The connection came from the pool.
     pub reused: bool,
     /// It repeats the request after a stale connection.
@@ -320,6 +327,7 @@ pub fn awaited<S>(exchange: &Exchange, client: &Client<S>, upstream: &UpstreamCo
     match (exchange.attempt.send, exchange.attempt.receive) {
         (Send::Waiting, _) => Awaited::Upstream(timeouts.connect, Failure::ConnectTimeout),
         _ if !client.conn.outbound.is_empty() => Awaited::Client(patience),
+        _ if exchange.attempt.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0) => Awaited::Client(patience),
         (Send::Head { .. } | Send::Body, Receive::Head | Receive::Body { .. })
             if upstream.conn.outbound.is_empty() && !exchange.attempt.body.is_done() =>
         {
@@ -800,6 +808,14 @@ fn final_head<N: Net>(
     Ok(response.len + passed.consumed)
 }
 
+fn of_splice(end: SpliceEnd) -> Event {
+    match end {
+        SpliceEnd::Ended => Event::UpstreamEnded { reset: false, inside: true },
+        SpliceEnd::Reset => Event::UpstreamEnded { reset: true, inside: true },
+        SpliceEnd::ReceiverBroken => Event::ClientBroken,
+    }
+}
+
 /// What a response says about the client's connection.
 pub fn persistence(version: Version, then: Then) -> Persistence {
     match (then, version) {
@@ -817,6 +833,23 @@ fn receive_body<N: Net>(
     ctx: &mut Ctx<N>,
 ) -> Result<bool, Event> {
     let Receive::Body { mut transfer, then, reuse, is_stream } = exchange.attempt.receive else { return Ok(false) };
+    if upstream.conn.inbound.is_empty() && (exchange.attempt.pipe.is_some() || transfer.unseen() >= SPLICED_BODY) {
+        exchange.attempt.pipe = exchange.attempt.pipe.take().or_else(|| ctx.take_pipe());
+        if let Some(pipe) = &mut exchange.attempt.pipe {
+            let most = usize::try_from(transfer.unseen()).unwrap_or(usize::MAX).min(SPLICED_AT_ONCE);
+            let spliced = upstream.conn.splice_to(&mut client.conn, pipe, most, &mut ctx.net).map_err(of_splice)?;
+            transfer.pass_unseen(spliced.taken);
+            exchange.pace.bytes += spliced.given as u64;
+            ctx.budget = ctx.budget.saturating_sub(spliced.taken);
+            exchange.attempt.receive = if transfer.is_done() && pipe.held() == 0 {
+                ctx.give_back(exchange.attempt.pipe.take());
+                Receive::Done { then, reuse }
+            } else {
+                Receive::Body { transfer, then, reuse, is_stream }
+            };
+            return Ok(spliced.taken + spliced.given > 0);
+        }
+    }
     let trailer_limit = exchange.snapshot.head.header_bytes;
     scratch.reset();
     let inside = !upstream.conn.inbound.is_empty();

@@ -33,7 +33,7 @@ use crate::shard::date::Date;
 use crate::shard::exchange::{Awaited, Exchange, Receive, RequestId, RequestMeta, Send};
 use crate::shard::listener::Listening;
 use crate::shard::mailbox::{Command, Mailbox, Moved, Notice};
-use crate::shard::net::{ClientId, ClientKind, Event, Net, Subject, UpstreamId};
+use crate::shard::net::{ClientId, ClientKind, Event, Net, Pipe, Subject, UpstreamId};
 use crate::shard::tunnel::{Flow, Half, Tunnel};
 use crate::shard::upstreams::{UpstreamConn, UpstreamState, Upstreams};
 use crate::shared::failure::Failure;
@@ -53,6 +53,8 @@ pub type LocalSnapshot = Rc<Arc<Snapshot>>;
 
 /// Bytes that one client may move in one drive before the others get their turn.
 const DRIVE_BYTES: usize = 256 << 10;
+/// Empty pipes that a shard keeps: two descriptors each.
+const KEPT_PIPES: usize = 16;
 /// How long dropping what a client still sends may take.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
@@ -98,6 +100,8 @@ pub struct Ctx<N> {
     pub output: Vec<u8>,
     /// The time of this turn.
     pub now: Tick,
+    /// Empty pipes for long bodies.
+    pipes: Vec<Pipe>,
     /// Bytes that the present drive may still read.
     pub budget: usize,
     /// No request is taken on any connection after the present one.
@@ -110,6 +114,22 @@ pub struct Ctx<N> {
     pub date: Date,
     /// For request ids.
     pub random: Random,
+}
+
+impl<N: Net> Ctx<N> {
+    /// An empty pipe, if there can be one.
+    pub fn take_pipe(&mut self) -> Option<Pipe> {
+        self.pipes.pop().or_else(|| self.net.pipe())
+    }
+
+    /// Keeps a pipe for the next long body; one that holds bytes of this one is closed.
+    pub fn give_back(&mut self, pipe: Option<Pipe>) {
+        if let Some(pipe) = pipe.filter(|pipe| pipe.held() == 0)
+            && self.pipes.len() < KEPT_PIPES
+        {
+            self.pipes.push(pipe);
+        }
+    }
 }
 
 impl<N> Ctx<N> {
@@ -244,6 +264,7 @@ impl<N: Net> Shard<N> {
             ctx: Ctx {
                 net,
                 output: Vec::with_capacity(pool.large_size()),
+                pipes: Vec::with_capacity(KEPT_PIPES),
                 pool,
                 now: Tick::START,
                 budget: 0,
@@ -835,6 +856,7 @@ impl<N: Net> Shard<N> {
         client.state = ClientState::Answering { then: Then::Close };
         let Some(mut exchange) = self.exchanges.remove(exchange_id) else { return };
         exchange.settle(outcome, None, &mut self.ctx);
+        self.ctx.give_back(exchange.attempt.pipe.take());
         if let Some(upstream) = exchange.attempt.upstream {
             self.close_upstream(upstream);
         }

@@ -7,8 +7,10 @@
 use crate::ground::table::Id;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry};
+use rustix::pipe::{self, PipeFlags, SpliceFlags};
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// The kind of identifiers of client connections.
@@ -36,6 +38,9 @@ pub enum Subject {
 }
 
 const KIND_SHIFT: u32 = 62;
+
+/// What a pipe is asked to hold; an unprivileged process may have up to 1 MiB (pipe(7)).
+const PIPE_BYTES: usize = 256 << 10;
 
 impl Subject {
     /// As the number of a mio token.
@@ -126,6 +131,35 @@ pub trait Net {
     fn reset(&mut self, stream: Self::Stream);
     /// Our end of a connection.
     fn local_addr(&self, stream: &Self::Stream) -> io::Result<SocketAddr>;
+    /// A pipe through which bytes move between sockets without coming here; `None` where that cannot be.
+    fn pipe(&mut self) -> Option<Pipe> {
+        None
+    }
+    /// Moves at most `most` bytes from a socket into an empty pipe; zero is the end.
+    fn splice_in(&mut self, from: &mut Self::Stream, pipe: &mut Pipe, most: usize) -> io::Result<usize> {
+        let _ = (from, pipe, most);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Moves what a pipe holds into a socket.
+    fn splice_out(&mut self, pipe: &mut Pipe, to: &mut Self::Stream) -> io::Result<usize> {
+        let _ = (pipe, to);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// A pipe of the kernel, and how many bytes it holds (splice(2)).
+#[derive(Debug)]
+pub struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    held: usize,
+}
+
+impl Pipe {
+    /// Bytes that went in and have not come out.
+    pub fn held(&self) -> usize {
+        self.held
+    }
 }
 
 /// The real network.
@@ -192,6 +226,25 @@ impl Net for MioNet {
 
     fn local_addr(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
         stream.local_addr()
+    }
+
+    fn pipe(&mut self) -> Option<Pipe> {
+        let (read, write) = pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        // A refusal leaves a smaller pipe, which only needs more calls.
+        let _ = pipe::fcntl_setpipe_size(&write, PIPE_BYTES);
+        Some(Pipe { read, write, held: 0 })
+    }
+
+    fn splice_in(&mut self, from: &mut TcpStream, pipe: &mut Pipe, most: usize) -> io::Result<usize> {
+        let n = retry(|| Ok(pipe::splice(&*from, None, &pipe.write, None, most, SpliceFlags::NONBLOCK)?))?;
+        pipe.held += n;
+        Ok(n)
+    }
+
+    fn splice_out(&mut self, pipe: &mut Pipe, to: &mut TcpStream) -> io::Result<usize> {
+        let n = retry(|| Ok(pipe::splice(&pipe.read, None, &*to, None, pipe.held, SpliceFlags::NONBLOCK)?))?;
+        pipe.held -= n;
+        Ok(n)
     }
 }
 
