@@ -169,10 +169,12 @@ pub struct Attempt {
     pub send: Send,
     /// The request's body on its way.
     pub body: Transfer,
+    /// Through which a long body goes unseen to the upstream.
+    pub pipe_up: Option<Pipe>,
     /// Response to client.
     pub receive: Receive,
     /// Through which a long body goes unseen to the client.
-    pub pipe: Option<Pipe>,
+    pub pipe_down: Option<Pipe>,
     /// The connection came from the pool.
     pub reused: bool,
     /// It repeats the request after a stale connection.
@@ -327,9 +329,11 @@ pub fn awaited<S>(exchange: &Exchange, client: &Client<S>, upstream: &UpstreamCo
     match (exchange.attempt.send, exchange.attempt.receive) {
         (Send::Waiting, _) => Awaited::Upstream(timeouts.connect, Failure::ConnectTimeout),
         _ if !client.conn.outbound.is_empty() => Awaited::Client(patience),
-        _ if exchange.attempt.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0) => Awaited::Client(patience),
+        _ if holds(&exchange.attempt.pipe_down) => Awaited::Client(patience),
         (Send::Head { .. } | Send::Body, Receive::Head | Receive::Body { .. })
-            if upstream.conn.outbound.is_empty() && !exchange.attempt.body.is_done() =>
+            if upstream.conn.outbound.is_empty()
+                && !holds(&exchange.attempt.pipe_up)
+                && !exchange.attempt.body.is_done() =>
         {
             Awaited::Client(patience)
         }
@@ -338,6 +342,10 @@ pub fn awaited<S>(exchange: &Exchange, client: &Client<S>, upstream: &UpstreamCo
         (_, Receive::Body { is_stream: true, .. }) => Awaited::Stream(timeouts.stream),
         _ => Awaited::Upstream(timeouts.idle, Failure::BodyIdle),
     }
+}
+
+fn holds(pipe: &Option<Pipe>) -> bool {
+    pipe.as_ref().is_some_and(|pipe| pipe.held() > 0)
 }
 
 /// Renders the head and sends it with what is there of the body. `input` is the client's input, with the
@@ -528,11 +536,48 @@ fn send_request<N: Net>(
             return Ok(true);
         }
     }
+    let is_long = exchange.attempt.body.unseen() >= SPLICED_BODY && client.conn.inbound.is_empty();
+    if exchange.attempt.pipe_up.is_some() || is_long {
+        exchange.attempt.pipe_up = exchange.attempt.pipe_up.take().or_else(|| ctx.take_pipe());
+        if exchange.attempt.pipe_up.is_some() {
+            return Ok(splice_body(client, exchange, upstream, ctx)? || moved);
+        }
+    }
     if exchange.attempt.body.is_done() {
         exchange.attempt.send = Send::Complete;
         return Ok(true);
     }
     Ok(send_body(client, exchange, upstream, scratch, ctx)? || moved)
+}
+
+/// Passes a long body on without looking at it. Nothing of it is kept, so it cannot be sent again.
+fn splice_body<N: Net>(
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    upstream: &mut UpstreamConn<N::Stream>,
+    ctx: &mut Ctx<N>,
+) -> Result<bool, Event> {
+    let Some(pipe) = &mut exchange.attempt.pipe_up else { return Ok(false) };
+    let most = usize::try_from(exchange.attempt.body.unseen()).unwrap_or(usize::MAX).min(SPLICED_AT_ONCE);
+    let spliced = match client.conn.splice_to(&mut upstream.conn, pipe, most, &mut ctx.net) {
+        Ok(spliced) => spliced,
+        Err(SpliceEnd::Ended) => return Err(Event::ClientEnded),
+        Err(SpliceEnd::Reset) => return Err(Event::ClientBroken),
+        Err(SpliceEnd::ReceiverBroken) => {
+            exchange.attempt.pipe_up = None;
+            return Ok(break_send(exchange));
+        }
+    };
+    exchange.attempt.body.pass_unseen(spliced.taken);
+    exchange.body_left = exchange.body_left.saturating_sub(spliced.taken as u64);
+    exchange.pace.bytes += spliced.taken as u64;
+    ctx.budget = ctx.budget.saturating_sub(spliced.taken);
+    if exchange.attempt.body.is_done() && pipe.held() == 0 {
+        ctx.give_back(exchange.attempt.pipe_up.take());
+        exchange.attempt.send = Send::Complete;
+        return Ok(true);
+    }
+    Ok(spliced.taken + spliced.given > 0)
 }
 
 /// Passes on what the client has sent of its body: from `inbound` behind the kept bytes, or straight from
@@ -833,16 +878,16 @@ fn receive_body<N: Net>(
     ctx: &mut Ctx<N>,
 ) -> Result<bool, Event> {
     let Receive::Body { mut transfer, then, reuse, is_stream } = exchange.attempt.receive else { return Ok(false) };
-    if upstream.conn.inbound.is_empty() && (exchange.attempt.pipe.is_some() || transfer.unseen() >= SPLICED_BODY) {
-        exchange.attempt.pipe = exchange.attempt.pipe.take().or_else(|| ctx.take_pipe());
-        if let Some(pipe) = &mut exchange.attempt.pipe {
+    if upstream.conn.inbound.is_empty() && (exchange.attempt.pipe_down.is_some() || transfer.unseen() >= SPLICED_BODY) {
+        exchange.attempt.pipe_down = exchange.attempt.pipe_down.take().or_else(|| ctx.take_pipe());
+        if let Some(pipe) = &mut exchange.attempt.pipe_down {
             let most = usize::try_from(transfer.unseen()).unwrap_or(usize::MAX).min(SPLICED_AT_ONCE);
             let spliced = upstream.conn.splice_to(&mut client.conn, pipe, most, &mut ctx.net).map_err(of_splice)?;
             transfer.pass_unseen(spliced.taken);
             exchange.pace.bytes += spliced.given as u64;
             ctx.budget = ctx.budget.saturating_sub(spliced.taken);
             exchange.attempt.receive = if transfer.is_done() && pipe.held() == 0 {
-                ctx.give_back(exchange.attempt.pipe.take());
+                ctx.give_back(exchange.attempt.pipe_down.take());
                 Receive::Done { then, reuse }
             } else {
                 Receive::Body { transfer, then, reuse, is_stream }

@@ -856,7 +856,8 @@ impl<N: Net> Shard<N> {
         client.state = ClientState::Answering { then: Then::Close };
         let Some(mut exchange) = self.exchanges.remove(exchange_id) else { return };
         exchange.settle(outcome, None, &mut self.ctx);
-        self.ctx.give_back(exchange.attempt.pipe.take());
+        self.ctx.give_back(exchange.attempt.pipe_up.take());
+        self.ctx.give_back(exchange.attempt.pipe_down.take());
         if let Some(upstream) = exchange.attempt.upstream {
             self.close_upstream(upstream);
         }
