@@ -196,7 +196,7 @@ impl<'a> Source<'a> {
             source_line: String::new(),
             indent: 0,
         };
-        if let Some(at) = at {
+        if let Some(at) = at.map(|at| self.reach(at)) {
             (diagnostic.line, diagnostic.column) = (at.line, at.column);
             (diagnostic.source_line, diagnostic.indent) = self.excerpt(at);
             let shown = diagnostic.source_line.chars().count();
@@ -205,11 +205,19 @@ impl<'a> Source<'a> {
         diagnostic
     }
 
-    /// The window of the line around `at`, and where in it the column stands.
-    fn excerpt(&mut self, at: At) -> (String, usize) {
+    /// Goes to the line of `at`. A parser may place what is missing behind the last line: that is its end.
+    fn reach(&mut self, at: At) -> At {
         while let (true, Some(rest)) = (self.number < at.line, self.rest) {
             *self = Source { number: self.number + 1, ..Source::new(rest) };
         }
+        if self.number < at.line {
+            return At { line: self.number, column: self.line.chars().count() + 1, width: 1 };
+        }
+        at
+    }
+
+    /// The window of the present line around `at`, and where in it the column stands.
+    fn excerpt(&mut self, at: At) -> (String, usize) {
         let ahead = at.column.saturating_sub(1);
         let start = if self.line.len() <= EXCERPT || ahead < LEAD { 0 } else { ahead - LEAD };
         let mut chars = self.line[self.bytes..].chars();

@@ -241,7 +241,7 @@ impl<'h, 'b> Request<'h, 'b> {
 
     fn read_fields(&mut self, kinds: &mut [Field]) -> Result<(), Refusal> {
         let malformed = Refusal::Malformed;
-        let (mut hosts, mut request_ids, mut length, mut chunked) = (0, 0, None, false);
+        let (mut hosts, mut request_ids, mut length, mut chunked, mut forwards) = (0, 0, None, false, false);
         for (field, kind) in self.fields.iter().zip(kinds.iter_mut()) {
             *kind = Field::of(field.name);
             match *kind {
@@ -273,6 +273,9 @@ impl<'h, 'b> Request<'h, 'b> {
                 Field::Via => self.has_via = true,
                 Field::Upgrade => self.has_upgrade = true,
                 Field::MaxForwards if matches!(self.method, "OPTIONS" | "TRACE") => {
+                    if std::mem::replace(&mut forwards, true) {
+                        return Err(malformed("there are several Max-Forwards fields"));
+                    }
                     self.max_forwards = fields::content_length(field.value).ok();
                 }
                 Field::RequestId => {

@@ -193,21 +193,23 @@ pub fn escapes_base(rest: &[u8]) -> bool {
     if memchr::memmem::find(rest, b"..").is_none() && memchr::memchr(b'%', rest).is_none() {
         return false;
     }
-    let (mut depth, mut dots, mut others, mut parameters) = (0i64, 0u32, false, false);
+    let (mut depth, mut dots, mut others, mut parameters, mut plain) = (0i64, 0u32, false, false, true);
     let mut left = rest;
     loop {
         let next = octet(left);
         match next {
             None | Some((b'/' | b'\\', _)) => {
+                // Only what every server takes for a segment of its own makes up for a later `..`.
+                let ends_plainly = matches!(left, [] | [b'/', ..]);
                 depth += match (others, dots) {
                     (false, 2) => -1,
                     (false, 0 | 1) => 0,
-                    _ => 1,
+                    _ => i64::from(plain && ends_plainly),
                 };
                 if depth < 0 {
                     return true;
                 }
-                (dots, others, parameters) = (0, false, false);
+                (dots, others, parameters, plain) = (0, false, false, ends_plainly);
             }
             Some((b';', _)) => parameters = true,
             Some(_) if parameters => {}
@@ -313,6 +315,10 @@ mod tests {
             "/./..",
             "/..%3bx/a",
             "/a/..\\..\\b",
+            "/a%2fb/../..",
+            "/a\\b/../..",
+            "/a;%2fb/../..",
+            "/a%2fb\\../..",
         ] {
             assert!(escapes_base(bad.as_bytes()), "{bad}");
         }

@@ -509,7 +509,6 @@ impl<N: Net> Shard<N> {
                 Step::Finish => self.finish(id),
                 Step::Tunnel => self.begin_tunnel(id),
                 Step::Cancel => {
-                    self.leave(id, Outcome::Neutral);
                     self.ctx.counters().aborted.bump();
                     Step::Close
                 }
@@ -1012,4 +1011,21 @@ fn rewind(exchange: &mut Exchange, now: Tick) {
     attempt.receive = Receive::Head;
     attempt.body = crate::http::body::Transfer::EMPTY;
     attempt.since = now;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::net::TcpStream;
+
+    #[test]
+    fn hot_types_stay_small() {
+        // Ten thousand idle connections are ten thousand of these; an exchange lives in a slot that is used again.
+        let client = size_of::<Client<TcpStream>>();
+        let upstream = size_of::<UpstreamConn<TcpStream>>();
+        assert!(client <= 144, "a client connection takes {client} bytes");
+        assert!(upstream <= 112, "an upstream connection takes {upstream} bytes");
+        assert!(size_of::<Exchange>() <= 512, "an exchange takes {} bytes", size_of::<Exchange>());
+        assert!(size_of::<Step>() <= 32, "a step takes {} bytes", size_of::<Step>());
+    }
 }
