@@ -58,7 +58,7 @@ const KEPT_PIPES: usize = 16;
 /// How long dropping what a client still sends may take.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
-/// What comes next for a client. Small and `Copy`; only [`Shard::drive`] matches on it.
+/// What comes next for a client. Small and `Copy`; only `Shard::drive` matches on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The state changed: look again.
