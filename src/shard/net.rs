@@ -147,18 +147,46 @@ pub trait Net {
     }
 }
 
-/// A pipe of the kernel, and how many bytes it holds (splice(2)).
+/// A pipe, and how many bytes it holds (splice(2)).
 #[derive(Debug)]
 pub struct Pipe {
-    read: OwnedFd,
-    write: OwnedFd,
+    ends: Ends,
     held: usize,
 }
 
+#[derive(Debug)]
+enum Ends {
+    Kernel { read: OwnedFd, write: OwnedFd },
+    Elsewhere(u64),
+}
+
 impl Pipe {
+    /// A pipe that another network keeps under this number.
+    pub fn elsewhere(number: u64) -> Pipe {
+        Pipe { ends: Ends::Elsewhere(number), held: 0 }
+    }
+
+    /// The number of [`Pipe::elsewhere`].
+    pub fn number(&self) -> Option<u64> {
+        match self.ends {
+            Ends::Elsewhere(number) => Some(number),
+            Ends::Kernel { .. } => None,
+        }
+    }
+
     /// Bytes that went in and have not come out.
     pub fn held(&self) -> usize {
         self.held
+    }
+
+    /// So many bytes went in.
+    pub fn fill(&mut self, n: usize) {
+        self.held += n;
+    }
+
+    /// So many bytes came out.
+    pub fn drain(&mut self, n: usize) {
+        self.held -= n;
     }
 }
 
@@ -232,18 +260,20 @@ impl Net for MioNet {
         let (read, write) = pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         // A refusal leaves a smaller pipe, which only needs more calls.
         let _ = pipe::fcntl_setpipe_size(&write, PIPE_BYTES);
-        Some(Pipe { read, write, held: 0 })
+        Some(Pipe { ends: Ends::Kernel { read, write }, held: 0 })
     }
 
     fn splice_in(&mut self, from: &mut TcpStream, pipe: &mut Pipe, most: usize) -> io::Result<usize> {
-        let n = retry(|| Ok(pipe::splice(&*from, None, &pipe.write, None, most, SpliceFlags::NONBLOCK)?))?;
-        pipe.held += n;
+        let Ends::Kernel { write, .. } = &pipe.ends else { return Err(io::ErrorKind::Unsupported.into()) };
+        let n = retry(|| Ok(pipe::splice(&*from, None, write, None, most, SpliceFlags::NONBLOCK)?))?;
+        pipe.fill(n);
         Ok(n)
     }
 
     fn splice_out(&mut self, pipe: &mut Pipe, to: &mut TcpStream) -> io::Result<usize> {
-        let n = retry(|| Ok(pipe::splice(&pipe.read, None, &*to, None, pipe.held, SpliceFlags::NONBLOCK)?))?;
-        pipe.held -= n;
+        let Ends::Kernel { read, .. } = &pipe.ends else { return Err(io::ErrorKind::Unsupported.into()) };
+        let n = retry(|| Ok(pipe::splice(read, None, &*to, None, pipe.held, SpliceFlags::NONBLOCK)?))?;
+        pipe.drain(n);
         Ok(n)
     }
 }
