@@ -167,6 +167,8 @@ impl Findings {
 /// line cost one walk over it.
 struct Source<'a> {
     line: &'a str,
+    /// Characters of the line.
+    length: usize,
     number: usize,
     /// A position inside the line.
     chars: usize,
@@ -180,7 +182,7 @@ impl<'a> Source<'a> {
         let end = text.find(['\n', '\r']).unwrap_or(text.len());
         let (line, behind) = text.split_at(end);
         let rest = behind.strip_prefix("\r\n").or_else(|| behind.strip_prefix(['\n', '\r']));
-        Source { line, number: 1, chars: 0, bytes: 0, rest }
+        Source { line, length: line.chars().count(), number: 1, chars: 0, bytes: 0, rest }
     }
 
     fn diagnostic(&mut self, file: &str, finding: Finding) -> Diagnostic {
@@ -205,15 +207,17 @@ impl<'a> Source<'a> {
         diagnostic
     }
 
-    /// Goes to the line of `at`. A parser may place what is missing behind the last line: that is its end.
+    /// Goes to the line of `at`. A parser may place what is missing behind the last line, or behind a line's
+    /// end: that is the end.
     fn reach(&mut self, at: At) -> At {
         while let (true, Some(rest)) = (self.number < at.line, self.rest) {
             *self = Source { number: self.number + 1, ..Source::new(rest) };
         }
+        let end = self.length + 1;
         if self.number < at.line {
-            return At { line: self.number, column: self.line.chars().count() + 1, width: 1 };
+            return At { line: self.number, column: end, width: 1 };
         }
-        at
+        At { column: at.column.min(end), ..at }
     }
 
     /// The window of the present line around `at`, and where in it the column stands.

@@ -87,7 +87,13 @@ impl Field {
     fn can_be_named_away(self) -> bool {
         matches!(
             self,
-            Field::Other | Field::Dropped | Field::Te | Field::Trailer | Field::ContentType | Field::MaxForwards
+            Field::Other
+                | Field::Dropped
+                | Field::Te
+                | Field::Trailer
+                | Field::ContentType
+                | Field::MaxForwards
+                | Field::ProxyStatus
         )
     }
 }
