@@ -280,3 +280,35 @@ fn a_client_below_the_least_rate_is_shed() {
     assert_proxy_problem(&caller.answer(), 408, "http_request_error");
     assert_eq!(gateway.breaker("s", &origin.url()), ("closed".to_owned(), 0));
 }
+
+#[test]
+fn without_descriptors_accepting_pauses_and_comes_back() {
+    let origin = Origin::hello("hello");
+    let gateway = Gateway::within(48, "limits: {connections: 10000}", &service("s", &[&origin.url()], ""));
+    let pauses = |caller: &mut Caller| caller.get("/v1/status").json()["counters"]["accept_pauses"].as_u64().unwrap();
+    // served before there are too many, and kept
+    let mut kept = gateway.connect();
+    assert_eq!(kept.get("/v1/proxy/s/").text(), "hello");
+    let mut crowd: Vec<Caller> = (0..60).map(|_| gateway.connect()).collect();
+    wait_until("accepting pauses", || pauses(&mut kept) > 0);
+    let before = pauses(&mut kept);
+    for _ in 0..20 {
+        assert_eq!(kept.get("/v1/proxy/s/").text(), "hello", "those inside are served");
+    }
+    wait_until("it is tried again", || pauses(&mut kept) >= before + 3);
+    // a pause lasts 100 ms or until a descriptor is freed: a loop that spins would try thousands of times
+    assert!(pauses(&mut kept) < before + 1000);
+    // each one that leaves makes room for another; whoever then has no socket for the upstream is told so
+    while let Some(mut next) = crowd.pop() {
+        if next.try_send("GET /v1/proxy/s/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").is_ok()
+            && crowd.len() < 20
+        {
+            let answer = next.answer();
+            if answer.status != 200 {
+                assert_proxy_problem(&answer, 503, "connection_limit_reached");
+            }
+        }
+    }
+    wait_until("everybody is served again", || gateway.fetch("/v1/proxy/s/").status == 200);
+    assert_eq!(gateway.breaker("s", &origin.url()), ("closed".to_owned(), 0), "a limit of ours is no failure");
+}

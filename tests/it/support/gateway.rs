@@ -58,11 +58,22 @@ impl Gateway {
 
     /// The given lines of the `gateway` section and the given services. One shard, unless the lines say `workers`.
     pub(crate) fn with(settings: &str, services: &str) -> Gateway {
+        Gateway::spawn(Command::new(PROGRAM), settings, services)
+    }
+
+    /// The same with so many descriptors for the whole process, and no way to have more.
+    pub(crate) fn within(descriptors: u32, settings: &str, services: &str) -> Gateway {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""), PROGRAM]);
+        Gateway::spawn(command, settings, services)
+    }
+
+    fn spawn(mut command: Command, settings: &str, services: &str) -> Gateway {
         let workers = if settings.contains("workers:") { "" } else { "  workers: 1\n" };
         let section = format!("gateway:\n  listen: 127.0.0.1:0\n{workers}{}", indented(settings));
         let directory = tempfile::tempdir().unwrap();
         write_whole(&directory.path().join("config.yaml"), &format!("{section}{services}"));
-        let mut child = Command::new(PROGRAM)
+        let mut child = command
             .args(["-c", "config.yaml"])
             .current_dir(directory.path())
             .stdin(Stdio::null())

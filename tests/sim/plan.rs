@@ -1,0 +1,244 @@
+//! What a seed stands for: how bad the network is, how the gateway is configured, how clients and upstreams
+//! behave. A third of the seeds is calm: nothing goes wrong, so every request must get its whole answer.
+
+use crate::net::Weather;
+use crate::rng::Random;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+/// Upstreams that exist in a run, whether configured or not.
+pub(crate) const SERVERS: usize = 5;
+const MS: u64 = 1000;
+const S: u64 = 1_000_000;
+
+/// How an upstream behaves: chances in a thousand of each response or connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Mood {
+    pub(crate) is_calm: bool,
+    pub(crate) refuses: u32,
+    pub(crate) hangs: u32,
+    pub(crate) connect_us: u64,
+    /// A response goes wrong in one of the ways that there are.
+    pub(crate) fails: u32,
+    pub(crate) status_5xx: u32,
+    /// The response begins before the body of the request has come.
+    pub(crate) early: u32,
+    pub(crate) http10: u32,
+    pub(crate) until_close: u32,
+    pub(crate) interim: u32,
+    /// Closes a connection that is idle, after at most so many microseconds.
+    pub(crate) idle_close: u32,
+    pub(crate) idle_us: u64,
+    /// Says something behind its response or while nobody asked.
+    pub(crate) poison: u32,
+    pub(crate) pause_us: u64,
+    pub(crate) piece: usize,
+    pub(crate) largest_body: usize,
+}
+
+/// How a client behaves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Manner {
+    pub(crate) depth: usize,
+    pub(crate) pause_us: u64,
+    pub(crate) write_piece: usize,
+    pub(crate) read_piece: usize,
+    pub(crate) hangs_up: Option<(HangUp, u64)>,
+    pub(crate) requests: usize,
+    pub(crate) malformed: u32,
+    pub(crate) largest_body: usize,
+    pub(crate) is_local: bool,
+    /// Leaves the closing of an idle connection to the gateway.
+    pub(crate) lingers: bool,
+}
+
+/// How a client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HangUp {
+    /// Shuts its write side and reads on.
+    Half,
+    Close,
+    Reset,
+}
+
+/// A whole run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) is_calm: bool,
+    pub(crate) shards: usize,
+    pub(crate) clients: usize,
+    pub(crate) weather: Weather,
+    pub(crate) moods: Vec<Mood>,
+    pub(crate) switches: usize,
+    pub(crate) drains: bool,
+    pub(crate) limits_connections: bool,
+    /// Nothing may go wrong for an upstream's fault either, but a pooled connection may have been closed.
+    pub(crate) has_idle_close: bool,
+    /// Longer than anybody may be left without progress.
+    pub(crate) patience_us: u64,
+}
+
+impl Plan {
+    pub(crate) fn new(rng: &mut Random) -> Plan {
+        let is_calm = rng.chance(350);
+        let rough = |rng: &mut Random, most: u64| if rng.chance(400) { 0 } else { rng.below(most + 1) as u32 };
+        let smallest_pipe = rng.pick(&[1, 16, 300, 4000, 40_000]);
+        let weather = Weather {
+            read_cut: rough(rng, 700),
+            read_block: rough(rng, 300),
+            write_cut: rough(rng, 700),
+            event_delay: rough(rng, 400),
+            event_split: rough(rng, 500),
+            spurious: rough(rng, 500),
+            stale: rough(rng, 300),
+            accept_fails: rough(rng, 300),
+            connect_fails: if is_calm { 0 } else { rough(rng, 60) },
+            no_pipe: rng.pick(&[0, 0, 500, 1000]),
+            reset_destroys: rough(rng, 1000),
+            late: rough(rng, 100),
+            late_us: if is_calm { 20 * MS } else { rng.pick(&[5 * MS, 300 * MS, 4 * S]) },
+            lazy: rough(rng, 300),
+            smallest_pipe,
+            largest_pipe: smallest_pipe * rng.within(1, 6),
+        };
+        let has_idle_close = rng.chance(500);
+        // A byte at a time is slow: then the bodies are small.
+        let largest_body = match smallest_pipe {
+            1 => 200,
+            16 => 3000,
+            _ => rng.pick(&[100, 3000, 20_000, 20_000, 300_000]),
+        };
+        let moods = (0..SERVERS).map(|_| mood(rng, is_calm, has_idle_close, largest_body)).collect();
+        Plan {
+            is_calm,
+            shards: rng.within(1, 3) as usize,
+            clients: rng.within(3, 24) as usize,
+            weather,
+            moods,
+            switches: if rng.chance(400) { rng.within(1, 4) as usize } else { 0 },
+            drains: rng.chance(200),
+            limits_connections: !is_calm && rng.chance(100),
+            has_idle_close,
+            patience_us: if is_calm { 8 * S } else { 100 * S },
+        }
+    }
+
+    pub(crate) fn manner(&self, rng: &mut Random) -> Manner {
+        let largest_body = self.moods[0].largest_body;
+        let small = self.weather.smallest_pipe < 100;
+        let piece = |rng: &mut Random| if small { 4000 } else { rng.pick(&[50, 1000, 20_000]) };
+        let bad = !self.is_calm && rng.chance(400);
+        Manner {
+            depth: rng.pick(&[1, 1, 1, 2, 5]),
+            pause_us: rng.pick(&[10, 500, 5 * MS]) * if bad && rng.chance(150) { 200 } else { 1 },
+            write_piece: piece(rng),
+            read_piece: piece(rng),
+            hangs_up: (bad && rng.chance(500)).then(|| {
+                let how = rng.pick(&[HangUp::Half, HangUp::Close, HangUp::Reset]);
+                (how, rng.size(largest_body + 2000) as u64)
+            }),
+            requests: rng.within(1, if small { 6 } else { 14 }) as usize,
+            malformed: if rng.chance(300) { rng.pick(&[50, 300]) } else { 0 },
+            largest_body,
+            is_local: rng.chance(200),
+            lingers: rng.chance(100),
+        }
+    }
+
+    /// A configuration; another one at every call.
+    pub(crate) fn config(&self, rng: &mut Random) -> String {
+        let mut text = String::new();
+        let span = |rng: &mut Random, calm_ms: u64, rough_ms: &[u64]| {
+            if self.is_calm { calm_ms } else { rng.pick(rough_ms) }
+        };
+        let header_timeout = span(rng, 30_000, &[300, 2000, 5000]);
+        let body_idle = span(rng, 30_000, &[300, 2000, 5000]);
+        let keep_alive = span(rng, 30_000, &[300, 2000, 5000]);
+        let half_close = rng.chance(300);
+        let min_rate = if !self.is_calm && rng.chance(200) { rng.pick(&[1, 500, 20_000]) } else { 0 };
+        let header_bytes = rng.pick(&[2048, 4096, 8192]);
+        let request_line = rng.pick(&[256, 1024]);
+        let buffer = rng.pick(&[16_384, 20_000, 65_536]).max(header_bytes + request_line);
+        let connections = if self.limits_connections { rng.within(2, 12).to_string() } else { "auto".to_owned() };
+        let _ = write!(
+            text,
+            "gateway:\n  client: {{header_timeout: {header_timeout}ms, body_idle: {body_idle}ms, \
+             keep_alive: {keep_alive}ms, half_close: {half_close}, min_rate: {min_rate}B}}\n  \
+             limits: {{connections: {connections}, \
+             header_bytes: {header_bytes}B, request_line: {request_line}B, buffer: {buffer}B}}\n"
+        );
+        for service in 0..2 {
+            let threshold = if self.is_calm { 1000 } else { rng.within(1, 4) };
+            let cooldown = rng.pick(&[50, 1000, 8000]);
+            let connect = span(rng, 15_000, &[100, 1000]);
+            let response = span(rng, 15_000, &[200, 1000, 3000]);
+            let idle = span(rng, 15_000, &[200, 1000, 3000]);
+            let stream = span(rng, 60_000, &[300, 4000]);
+            let total = if !self.is_calm && rng.chance(200) { rng.pick(&[300, 4000]) } else { 0 };
+            let pool_idle = rng.pick(&[0, 100, 3000]);
+            let max_idle = rng.pick(&[0, 1, 3, 100]);
+            let retries = rng.within(0, 2);
+            let host = rng.pick(&["upstream", "client", "literal.example:81"]);
+            let _ = write!(
+                text,
+                "s{service}:\n  circuit_breaker: {{failure_threshold: {threshold}, cooldown: {cooldown}ms}}\n  \
+                 retries: {{attempts: {retries}}}\n  timeouts: {{connect: {connect}ms, response: {response}ms, \
+                 idle: {idle}ms, stream: {stream}ms, total: {total}ms}}\n  \
+                 pool: {{idle: {pool_idle}ms, max_idle: {max_idle}}}\n  \
+                 headers: {{host: '{host}'}}\n"
+            );
+            if !self.is_calm && rng.chance(150) {
+                let _ = writeln!(text, "  body_limit: {}B", rng.pick(&[10, 1000, 15_000]));
+            }
+            text.push_str("  upstreams:\n");
+            let most = if !self.is_calm && rng.chance(200) { rng.within(1, 3) } else { 0 };
+            let listed = rng.within(1, 3);
+            let first = rng.below(SERVERS as u64);
+            for n in 0..listed {
+                let server = ((first + n) % SERVERS as u64) as usize;
+                let (authority, base) = (authority(server), base(server));
+                let _ = writeln!(text, "    - {{url: 'http://{authority}{base}', max_requests: {most}}}");
+            }
+        }
+        text
+    }
+}
+
+fn mood(rng: &mut Random, is_calm: bool, has_idle_close: bool, largest_body: usize) -> Mood {
+    let kind = if is_calm { 0 } else { rng.below(4) };
+    let bad = |rng: &mut Random, most: u64| if kind == 0 || rng.chance(400) { 0 } else { rng.below(most + 1) as u32 };
+    Mood {
+        is_calm,
+        refuses: if kind == 3 && rng.chance(300) { 1000 } else { bad(rng, 200) },
+        hangs: bad(rng, 80),
+        connect_us: rng.pick(&[0, 300, 50 * MS]),
+        fails: bad(rng, 500),
+        status_5xx: bad(rng, 300),
+        early: if is_calm { 0 } else { bad(rng, 400) },
+        http10: if rng.chance(300) { rng.below(500) as u32 } else { 0 },
+        until_close: if rng.chance(400) { rng.below(500) as u32 } else { 0 },
+        interim: if rng.chance(400) { rng.below(500) as u32 } else { 0 },
+        idle_close: if has_idle_close { rng.below(1000) as u32 } else { 0 },
+        idle_us: rng.pick(&[100, 20 * MS, S]),
+        poison: if kind != 0 && rng.chance(300) { 200 } else { 0 },
+        pause_us: rng.pick(&[5, 300, 5 * MS]) * if kind > 1 && rng.chance(150) { 100 } else { 1 },
+        piece: rng.pick(&[100, 3000, 50_000]),
+        largest_body,
+    }
+}
+
+/// Host and port of a server, as the configuration names it.
+pub(crate) fn authority(server: usize) -> String {
+    format!("up{server}:{}", 8001 + server)
+}
+
+/// The path of a server's URL.
+pub(crate) fn base(server: usize) -> &'static str {
+    ["", "/", "/base", "/a/b/", "/x"][server % 5]
+}
+
+/// The addresses behind a server's name. Some names have one where nobody listens first.
+pub(crate) fn addresses(server: usize) -> Vec<SocketAddr> {
+    let at = |net: u8| SocketAddr::from(([10, 200 + net, 0, server as u8], 8001 + server as u16));
+    if server.is_multiple_of(2) { vec![at(0)] } else { vec![at(1), at(0)] }
+}

@@ -1,0 +1,515 @@
+//! One run: shards over one set of breakers and cursors, stepped in one thread in any order, clients and
+//! upstreams around them, and at the end the account of what must be left: nothing.
+
+use crate::client::Client;
+use crate::ledger::{Ledger, Tally};
+use crate::net::{Due, GATE, LinkId, SPLICE, Shared, SimListener, SimNet, World, client_address, shown};
+use crate::origin::Origin;
+use crate::plan::{Plan, SERVERS, addresses, authority};
+use crate::rng::{Random, mix};
+use fusegate::config;
+use fusegate::control::build::{self, Addresses, Facts};
+use fusegate::ground::tick::Tick;
+use fusegate::http::render::{self, Answer};
+use fusegate::policy::breaker;
+use fusegate::shard::Shard;
+use fusegate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice, Ticket};
+use fusegate::shard::net::{Event, Subject};
+use fusegate::shared::process::Process;
+use fusegate::shared::snapshot::{Snapshot, UpstreamIdentity};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+
+/// Turns without a wait in which nothing moved, after which a shard spins.
+const SPIN: u32 = 10_000;
+/// Rounds of the simulator after which a run does not end any more.
+const ROUNDS: u64 = 3_000_000;
+/// Longer than every timeout of every configuration.
+const FAR_US: u64 = 200_000_000;
+
+struct Station {
+    shard: Option<Shard<SimNet>>,
+    commands: SyncSender<Command>,
+    has_mail: bool,
+    wake_at: Option<u64>,
+    idle_turns: u32,
+}
+
+/// Bytes that went through when an attempt began: the base of what is buffered.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    client: LinkId,
+    answer: usize,
+    client_in: u64,
+    client_out: u64,
+    upstream_in: u64,
+    upstream_out: u64,
+}
+
+enum Actor {
+    Nobody,
+    Client(usize),
+    Origin(Box<Origin>, Option<Flow>),
+}
+
+struct Run {
+    seed: u64,
+    plan: Plan,
+    world: Shared,
+    stations: Vec<Station>,
+    process: Arc<Process>,
+    notices: Receiver<Notice>,
+    facts: Facts,
+    snapshot: Arc<Snapshot>,
+    identities: Vec<Weak<UpstreamIdentity>>,
+    largest_buffer: usize,
+    ledger: Ledger,
+    actors: Vec<Actor>,
+    clients: Vec<Client>,
+    arrivals: usize,
+    tickets: Vec<(u64, Ticket)>,
+    events: Vec<Event>,
+    serial: u64,
+    is_draining: bool,
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) tally: Tally,
+    pub(crate) digest: u64,
+    pub(crate) turns: u64,
+    pub(crate) virtual_us: u64,
+}
+
+/// Runs a seed; the error says what was wrong.
+pub(crate) fn run(seed: u64, tracing: bool) -> Result<Outcome, String> {
+    let mut rng = Random::new(seed);
+    let plan = Plan::new(&mut rng);
+    let mut run = Run::new(seed, plan, &mut rng, tracing)?;
+    if tracing {
+        println!("plan: {:#?}", run.plan);
+    }
+    let turns = match run.go(&mut rng).and_then(|turns| run.settle(&mut rng).map(|()| turns)) {
+        Ok(turns) => turns,
+        Err(why) => {
+            // Shards that end in the middle drop open permits, and those panic.
+            std::mem::forget(run);
+            return Err(why);
+        }
+    };
+    let world = run.world.borrow();
+    Ok(Outcome { tally: run.ledger.tally, digest: world.digest, turns, virtual_us: world.now })
+}
+
+impl Run {
+    fn new(seed: u64, plan: Plan, rng: &mut Random, tracing: bool) -> Result<Run, String> {
+        let mut world = World::new(mix(seed, 1), plan.shards, plan.weather.clone(), tracing);
+        for (server, mood) in plan.moods.iter().enumerate() {
+            // Only the last address of a name listens; the others are refused.
+            let address = addresses(server).pop().ok_or("a server has an address")?;
+            let (refuses, hangs, delay_us) = (mood.refuses, mood.hangs, mood.connect_us);
+            world.places.push(crate::net::Place { address, refuses, hangs, delay_us });
+        }
+        let most = if plan.is_calm { 100_000 } else { 3_000_000 };
+        for client in 0..plan.clients {
+            let at = rng.below(most);
+            world.at(at, Due::Arrival(client));
+        }
+        for nth in 0..plan.switches {
+            let at = rng.below(most);
+            world.at(at, Due::Operator(nth));
+        }
+        if plan.drains {
+            let at = most / 2 + rng.below(most);
+            world.at(at, Due::Operator(usize::MAX));
+        }
+        let world = Rc::new(RefCell::new(world));
+        let facts = Facts {
+            shards: plan.shards,
+            descriptors: 1024,
+            service_slots: Arc::default(),
+            upstream_slots: Arc::default(),
+        };
+        let snapshot = Arc::new(build_snapshot(&plan.config(rng), None, &facts, 1)?);
+        let process = Arc::new(Process::new(seed, plan.shards));
+        process.ready.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (sender, notices) = sync_channel(NOTICES);
+        let stations = (0..plan.shards)
+            .map(|shard| {
+                let (commands, receiver) = sync_channel(COMMANDS);
+                let mailbox = Mailbox { shard, commands: receiver, notices: sender.clone() };
+                let net = SimNet { world: world.clone(), shard };
+                let listener = SimListener { world: world.clone(), shard };
+                let (snapshot, process) = (snapshot.clone(), process.clone());
+                let seed = mix(seed, 2 + shard as u64);
+                let wall_us = 1_700_000_000_000_000;
+                let shard = Shard::new(net, vec![listener], snapshot, process, mailbox, seed, wall_us);
+                Station { shard: Some(shard), commands, has_mail: false, wake_at: Some(0), idle_turns: 0 }
+            })
+            .collect();
+        let mut run = Run {
+            seed,
+            plan,
+            world,
+            stations,
+            process,
+            notices,
+            facts,
+            largest_buffer: snapshot.large_buffer(),
+            snapshot,
+            identities: Vec::new(),
+            ledger: Ledger::default(),
+            actors: Vec::new(),
+            clients: Vec::new(),
+            arrivals: 0,
+            tickets: Vec::new(),
+            events: Vec::new(),
+            serial: 1,
+            is_draining: false,
+        };
+        run.note_identities();
+        Ok(run)
+    }
+
+    fn note_identities(&mut self) {
+        for upstream in self.snapshot.services.iter().flat_map(|service| &service.upstreams) {
+            self.identities.push(Arc::downgrade(&upstream.identity));
+        }
+    }
+
+    /// Until the last client has gone.
+    fn go(&mut self, rng: &mut Random) -> Result<u64, String> {
+        let mut rounds = 0;
+        while self.arrivals < self.plan.clients || self.clients.iter().any(|client| !client.is_done) {
+            rounds += 1;
+            if rounds > ROUNDS {
+                return Err("the run does not end".to_owned());
+            }
+            self.round(rng)?;
+            if rounds % 64 == 0 {
+                let world = self.world.borrow();
+                if let Some(stuck) = self.clients.iter_mut().find_map(|client| client.is_stuck(&world)) {
+                    return Err(stuck);
+                }
+            }
+        }
+        Ok(rounds)
+    }
+
+    /// Everything that is due, then the shards that want a turn, then time.
+    fn round(&mut self, rng: &mut Random) -> Result<(), String> {
+        loop {
+            let due = self.world.borrow_mut().take_due();
+            let Some(due) = due else { break };
+            self.happen(due, rng)?;
+        }
+        let now = self.world.borrow().now;
+        for at in (0..self.tickets.len()).rev() {
+            if self.tickets[at].0 <= now {
+                let (_, ticket) = self.tickets.swap_remove(at);
+                self.answer_ticket(&ticket);
+            }
+        }
+        let mut ran = false;
+        let first = rng.below(self.stations.len() as u64) as usize;
+        for nth in 0..self.stations.len() {
+            let shard = (first + nth) % self.stations.len();
+            let station = &self.stations[shard];
+            let wants = station.has_mail
+                || station.wake_at.is_some_and(|at| at <= now)
+                || self.world.borrow().has_events(shard);
+            if station.shard.is_none() || !wants && !rng.chance(5) {
+                continue;
+            }
+            ran = true;
+            if !rng.chance(self.plan.weather.lazy) {
+                self.turn(shard, rng)?;
+            }
+        }
+        let mut world = self.world.borrow_mut();
+        if let Some(fault) = world.faults.first() {
+            return Err(fault.clone());
+        }
+        if ran {
+            world.now += rng.below(200);
+            return Ok(());
+        }
+        let wakes = self.stations.iter().filter(|station| station.shard.is_some()).filter_map(|s| s.wake_at);
+        let tickets = self.tickets.iter().map(|(at, _)| *at);
+        let next = wakes.chain(tickets).chain(world.next_due()).min();
+        let next = next.unwrap_or(now + 1_000_000).min(now + 5_000_000);
+        world.now = next.max(now + 1);
+        if rng.chance(self.plan.weather.late) {
+            world.now += rng.below(self.plan.weather.late_us);
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, shard: usize, rng: &mut Random) -> Result<(), String> {
+        let station = &mut self.stations[shard];
+        let Some(running) = &mut station.shard else { return Ok(()) };
+        self.events.clear();
+        let (now, moves) = {
+            let mut world = self.world.borrow_mut();
+            world.poll(shard, &mut self.events);
+            if std::mem::take(&mut station.has_mail) {
+                let token = Subject::Mailbox.token();
+                let mail =
+                    Event { token, readable: true, writable: false, read_closed: false, hung_up: false, error: false };
+                let at = rng.below(self.events.len() as u64 + 1) as usize;
+                self.events.insert(at, mail);
+            }
+            let events = &self.events;
+            world.trace(events.len() as u64, || {
+                let named = |event: &Event| format!("{:?} {event:?}", Subject::of_token(event.token));
+                format!("shard {shard} turns: {:?}", events.iter().map(named).collect::<Vec<_>>())
+            });
+            (world.now, world.moves)
+        };
+        running.turn(Tick::from_us(now), self.events.drain(..));
+        let patience = running.patience();
+        station.wake_at = patience.map(|patience| now.saturating_add(patience.as_micros() as u64));
+        let moved = self.world.borrow().moves != moves;
+        let waits = patience.is_none_or(|patience| !patience.is_zero());
+        station.idle_turns = if waits || moved { 0 } else { station.idle_turns + 1 };
+        if station.idle_turns > SPIN {
+            return Err(format!("shard {shard} spins: {SPIN} turns in which nothing moved and none waits"));
+        }
+        self.world.borrow_mut().trace(14, || format!("shard {shard} has {:?}, waits {patience:?}", running.census()));
+        let has_nothing = running.census() == (0, 0, 0) && self.world.borrow().queue_is_empty(shard);
+        if let Some(patience) = patience.filter(|patience| has_nothing && !patience.is_zero()) {
+            return Err(format!("shard {shard} has nothing left and still waits for {patience:?}"));
+        }
+        if running.is_drained() {
+            // Its thread ends here.
+            station.shard = None;
+        }
+        if self.process.shards[shard].panics.read() > 0 {
+            return Err(format!("shard {shard} caught a panic"));
+        }
+        while let Ok(notice) = self.notices.try_recv() {
+            match notice {
+                Notice::Ticket(ticket) => {
+                    let late = if self.plan.is_calm { 1000 } else { rng.pick(&[10, 100_000, 40_000_000]) };
+                    self.tickets.push((now + rng.below(late), ticket));
+                }
+                Notice::Died { why, .. } => return Err(why),
+                _ => {}
+            }
+        }
+        self.judge_buffers()
+    }
+
+    /// What was read of one side and is not written to the other yet is bounded.
+    fn judge_buffers(&self) -> Result<(), String> {
+        let world = self.world.borrow();
+        for (link, actor) in self.actors.iter().enumerate() {
+            let Actor::Origin(origin, Some(flow)) = actor else { continue };
+            let answer = &self.ledger.answers[flow.answer];
+            if !world.links[link].gate_open || !world.links[flow.client].gate_open {
+                continue;
+            }
+            let most = (3 * self.largest_buffer + SPLICE) as u64;
+            if origin.awaits_body() && self.ledger.asked[answer.to].has_length {
+                let taken = world.links[flow.client].up.read - flow.client_in;
+                let given = world.links[link].down.written - flow.upstream_out;
+                if taken > given + most {
+                    return Err(format!("{} bytes of link {} are held for link {link}", taken - given, flow.client));
+                }
+            }
+            // Only where as many bytes go out as come in.
+            if answer.announced.is_none() && !answer.is_tunnel {
+                continue;
+            }
+            let taken = world.links[link].up.read - flow.upstream_in;
+            let given = world.links[flow.client].down.written - flow.client_out;
+            if taken > given + most {
+                return Err(format!("{} bytes of link {link} are held for link {}", taken - given, flow.client));
+            }
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, due: Due, rng: &mut Random) -> Result<(), String> {
+        match due {
+            Due::Connected(link) => self.welcome(link),
+            Due::Actor(link) => self.step(link),
+            Due::Arrival(nth) => self.arrive(nth, rng),
+            Due::Operator(usize::MAX) => self.drain(),
+            Due::Operator(_) => self.switch(rng)?,
+            Due::Edge(_) | Due::Reset(_) => {}
+        }
+        Ok(())
+    }
+
+    fn seat(&mut self, link: LinkId, actor: Actor) {
+        while self.actors.len() <= link {
+            self.actors.push(Actor::Nobody);
+        }
+        self.actors[link] = actor;
+    }
+
+    /// The gateway has connected to an upstream.
+    fn welcome(&mut self, link: LinkId) {
+        let mut world = self.world.borrow_mut();
+        let Some(server) = world.links[link].server.filter(|server| *server < SERVERS) else { return };
+        let origin = Origin::new(&mut world, link, server, &self.plan.moods[server]);
+        world.wake_actor(link, 0);
+        drop(world);
+        self.seat(link, Actor::Origin(Box::new(origin), None));
+    }
+
+    fn arrive(&mut self, nth: usize, rng: &mut Random) {
+        self.arrivals += 1;
+        let mut world = self.world.borrow_mut();
+        let manner = self.plan.manner(rng);
+        let shard = rng.below(self.stations.len() as u64) as usize;
+        let address = client_address(nth, manner.is_local);
+        // Nobody listens any more: the gateway drains.
+        let Some(link) = world.client_connects(shard, address) else { return };
+        let client = Client::new(&mut world, &mut self.ledger, self.seed, link, &self.plan, manner);
+        world.wake_actor(link, 0);
+        drop(world);
+        self.clients.push(client);
+        let at = self.clients.len() - 1;
+        self.clients[at].is_draining = self.is_draining;
+        self.seat(link, Actor::Client(at));
+    }
+
+    fn step(&mut self, link: LinkId) {
+        let mut world = self.world.borrow_mut();
+        match self.actors.get_mut(link) {
+            Some(Actor::Client(at)) => self.clients[*at].step(&mut world, &mut self.ledger, self.seed),
+            Some(Actor::Origin(origin, flow)) => {
+                let before = self.ledger.answers.len();
+                origin.step(&mut world, &mut self.ledger, self.seed);
+                if let Some(answer) = (self.ledger.answers.len() > before).then_some(before) {
+                    let client = self.ledger.asked[self.ledger.answers[answer].to].client;
+                    *flow = Some(Flow {
+                        client,
+                        answer,
+                        client_in: world.links[client].up.read,
+                        client_out: world.links[client].down.written,
+                        upstream_in: world.links[link].up.read,
+                        upstream_out: world.links[link].down.written,
+                    });
+                }
+            }
+            Some(Actor::Nobody) | None => {}
+        }
+    }
+
+    /// A new configuration for all shards; each takes it when it looks.
+    fn switch(&mut self, rng: &mut Random) -> Result<(), String> {
+        self.serial += 1;
+        let text = self.plan.config(rng);
+        let snapshot = Arc::new(build_snapshot(&text, Some(&self.snapshot), &self.facts, self.serial)?);
+        self.world.borrow_mut().trace(40, || format!("the operator switches to\n{text}"));
+        self.largest_buffer = self.largest_buffer.max(snapshot.large_buffer());
+        self.snapshot = snapshot;
+        self.note_identities();
+        for station in &mut self.stations {
+            if station.shard.is_some() && station.commands.try_send(Command::Switch(self.snapshot.clone())).is_ok() {
+                station.has_mail = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        self.is_draining = true;
+        self.world.borrow_mut().trace(41, || "the operator drains the gateway".to_owned());
+        self.clients.iter_mut().for_each(|client| client.is_draining = true);
+        for station in &mut self.stations {
+            if station.commands.try_send(Command::Drain).is_ok() {
+                station.has_mail = true;
+            }
+        }
+    }
+
+    fn answer_ticket(&mut self, ticket: &Ticket) {
+        let mut bytes = Vec::new();
+        let answer = Answer {
+            status: 200,
+            content_type: "application/json",
+            extra: b"",
+            date: b"Tue, 14 Nov 2023 22:13:20 GMT",
+            persistence: ticket.persistence,
+            to_head: ticket.to_head,
+        };
+        render::answer(&mut bytes, &answer, b"{}\n");
+        let station = &mut self.stations[ticket.shard];
+        if station.shard.is_some()
+            && station.commands.try_send(Command::Answer { client: ticket.client, bytes }).is_ok()
+        {
+            station.has_mail = true;
+        }
+    }
+
+    /// The clients have gone: what is left must go too, and then nothing may be left.
+    fn settle(&mut self, rng: &mut Random) -> Result<(), String> {
+        let until = self.world.borrow().now + FAR_US;
+        let mut rounds = 0;
+        while self.world.borrow().now < until {
+            self.round(rng)?;
+            rounds += 1;
+            let sleeps = self.stations.iter().all(|s| s.wake_at.is_none() && !s.has_mail) && self.tickets.is_empty();
+            if sleeps && self.world.borrow().next_due().is_none() && rounds > 5 {
+                break;
+            }
+            if rounds > ROUNDS {
+                return Err("the gateway does not come to rest".to_owned());
+            }
+        }
+        for shard in 0..self.stations.len() {
+            if self.is_draining && self.stations[shard].shard.is_some() {
+                return Err(format!("shard {shard} has no client left and is not drained"));
+            }
+            let Some(running) = &self.stations[shard].shard else { continue };
+            let census = running.census();
+            if census != (0, 0, 0) {
+                return Err(format!("shard {shard} still has (clients, exchanges, upstream connections) {census:?}"));
+            }
+        }
+        let world = self.world.borrow();
+        if world.sockets > 0 {
+            let open: Vec<LinkId> = (0..world.links.len()).filter(|link| world.links[*link].gate_open).collect();
+            return Err(format!("the gateway leaks {} sockets: {open:?}", world.sockets));
+        }
+        if self.process.connections() > 0 {
+            return Err(format!("{} connections are still counted", self.process.connections()));
+        }
+        for identity in self.identities.iter().filter_map(Weak::upgrade) {
+            let in_flight: u64 = identity.counters.iter().fold(0, |sum, c| sum.wrapping_add(c.in_flight.read()));
+            if in_flight != 0 {
+                return Err(format!("{} attempts of {} never ended", in_flight as i64, identity.key));
+            }
+        }
+        // After every cooldown and lease each upstream must be had again.
+        let far_ms = (world.now + FAR_US) / 1000;
+        for upstream in self.snapshot.services.iter().flat_map(|service| &service.upstreams) {
+            let shared = &upstream.identity.breaker;
+            match shared.acquire(far_ms, &upstream.breaker) {
+                None => return Err(format!("{} is wedged: {:?}", upstream.identity.key, shared.view())),
+                Some(grant) => shared.settle(grant.permit, breaker::Outcome::Neutral, far_ms, &upstream.breaker),
+            };
+        }
+        Ok(())
+    }
+}
+
+fn build_snapshot(text: &str, previous: Option<&Snapshot>, facts: &Facts, serial: u64) -> Result<Snapshot, String> {
+    let loaded =
+        config::parse("sim.yaml", text, &|_| None).map_err(|error| format!("{error}\n{}", shown(text.as_bytes())))?;
+    let mut found = Addresses::new();
+    for server in 0..SERVERS {
+        let name = authority(server);
+        let (host, _) = name.split_once(':').ok_or("an authority has a port")?;
+        found.insert((host.to_owned(), 8001 + server as u16), addresses(server));
+    }
+    debug_assert_eq!(GATE.1, 8000);
+    Ok(build::snapshot(&loaded.config, previous, &found, facts, serial, serial).0)
+}
