@@ -425,7 +425,10 @@ pub fn advance<N: Net>(
         let awaits_head = exchange.attempt.awaits_head();
         let moved = match flows(client, exchange, upstream, scratch, ctx) {
             Ok(moved) => moved,
-            Err(event) => return judge(exchange, event),
+            Err(event) => {
+                let begun = exchange.attempt.receive != Receive::Head;
+                return judge(exchange.attempt.send, begun, event);
+            }
         };
         // A head that comes in drops, or behind one interim response after the other, is not in time for that.
         if moved && !(awaits_head && exchange.attempt.awaits_head()) {
@@ -490,22 +493,20 @@ fn flows<N: Net>(
     }
 }
 
-/// What an event means, given how far the response is. The joint rule's part that is about ends.
-fn judge(exchange: &Exchange, event: Event) -> Step {
-    let before_response = exchange.attempt.receive == Receive::Head;
+/// What an event means, given how far both flows are: the joint rule's part that is about ends. `begun` says
+/// that bytes of the final response have gone to the client.
+fn judge(send: Send, begun: bool, event: Event) -> Step {
     match event {
         Event::ClientBroken => Step::Cancel,
-        Event::ClientEnded if before_response => {
-            Step::Refuse(Refusal::Malformed("the connection ended inside the request body"))
-        }
-        Event::ClientRefused(refusal) if before_response => Step::Refuse(refusal),
-        Event::ClientEnded | Event::ClientRefused(_) => Step::Cancel,
+        Event::ClientEnded | Event::ClientRefused(_) if begun => Step::Cancel,
+        Event::ClientEnded => Step::Refuse(Refusal::Malformed("the connection ended inside the request body")),
+        Event::ClientRefused(refusal) => Step::Refuse(refusal),
         Event::Invalid(failure) => Step::Fail(failure),
-        Event::UpstreamEnded { .. } if !before_response => Step::Fail(Failure::BodyShort),
+        Event::UpstreamEnded { .. } if begun => Step::Fail(Failure::BodyShort),
         Event::UpstreamEnded { inside: true, .. } => Step::Fail(Failure::Incomplete),
-        Event::UpstreamEnded { .. } => match exchange.attempt.send {
+        Event::UpstreamEnded { .. } => match send {
             Send::Waiting | Send::Head { .. } | Send::Broken { head_written: false } => Step::Fail(Failure::Unsent),
-            _ => Step::Fail(Failure::Closed),
+            Send::Body | Send::Complete | Send::Broken { head_written: true } => Step::Fail(Failure::Closed),
         },
     }
 }
@@ -929,4 +930,62 @@ fn receive_body<N: Net>(
     };
     keep_rest(exchange, upstream, scratch, passed.consumed, ctx);
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SENDS: [Send; 6] = [
+        Send::Waiting,
+        Send::Head { left: 1 },
+        Send::Body,
+        Send::Complete,
+        Send::Broken { head_written: false },
+        Send::Broken { head_written: true },
+    ];
+
+    #[test]
+    fn the_joint_rule_over_every_pair() {
+        let ended = |reset, inside| Event::UpstreamEnded { reset, inside };
+        for send in SENDS {
+            let unsent = matches!(send, Send::Waiting | Send::Head { .. } | Send::Broken { head_written: false });
+            let closed = Step::Fail(if unsent { Failure::Unsent } else { Failure::Closed });
+            let refusal = Refusal::BodyTooLarge;
+            for reset in [false, true] {
+                assert_eq!(judge(send, false, ended(reset, false)), closed, "{send:?}");
+                assert_eq!(judge(send, false, ended(reset, true)), Step::Fail(Failure::Incomplete));
+                assert_eq!(judge(send, true, ended(reset, true)), Step::Fail(Failure::BodyShort));
+                assert_eq!(judge(send, true, ended(reset, false)), Step::Fail(Failure::BodyShort));
+            }
+            for begun in [false, true] {
+                assert_eq!(judge(send, begun, Event::ClientBroken), Step::Cancel);
+                let invalid = Failure::Malformed("x");
+                assert_eq!(judge(send, begun, Event::Invalid(invalid)), Step::Fail(invalid));
+            }
+            // With a byte of the response gone there can be no answer of the gateway's own any more.
+            assert_eq!(judge(send, true, Event::ClientEnded), Step::Cancel);
+            assert_eq!(judge(send, true, Event::ClientRefused(refusal)), Step::Cancel);
+            assert_eq!(judge(send, false, Event::ClientRefused(refusal)), Step::Refuse(refusal));
+            assert!(matches!(judge(send, false, Event::ClientEnded), Step::Refuse(Refusal::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn request_ids_are_kept_or_made() {
+        assert_eq!(RequestId::kept(b"abc").as_bytes(), b"abc");
+        assert_eq!(RequestId::made(1, 0xff).as_bytes(), b"000000000000000100000000000000ff");
+    }
+
+    #[test]
+    fn a_pace_has_its_grace_and_what_was_earned() {
+        let second = |s: u64| Tick::from_us(s * 1_000_000);
+        let mut pace = Pace::default();
+        assert_eq!(pace.wait(true, 0, second(0)), Tick::NEVER, "off");
+        assert_eq!(pace.wait(true, 100, second(10)), second(15));
+        pace.bytes = 300;
+        assert_eq!(pace.wait(true, 100, second(12)), second(18));
+        assert_eq!(pace.wait(false, 100, second(14)), Tick::NEVER, "the upstream's time is not the client's");
+        assert_eq!(pace.wait(true, 100, second(50)), second(54), "four seconds were used");
+    }
 }
