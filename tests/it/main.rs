@@ -12,6 +12,7 @@ mod clients;
 mod framing;
 mod intermediary;
 mod limits;
+mod names;
 mod process;
 mod proxying;
 mod refusals;

@@ -1,0 +1,49 @@
+//! Names of upstreams: several addresses, and names that do not resolve.
+
+use crate::support::problem::assert_proxy_problem;
+use crate::support::{Gateway, Origin, service};
+
+/// Reserved never to exist (RFC 6761 section 6.4).
+const NOWHERE: &str = "http://no-such-host.invalid:81";
+
+#[test]
+fn a_name_that_does_not_resolve_is_out_and_stops_nothing() {
+    let origin = Origin::hello("hello");
+    let both = service("both", &[NOWHERE, &origin.url()], "");
+    let mut gateway = Gateway::start(&format!("{both}{}", service("alone", &[NOWHERE], "")));
+    for _ in 0..4 {
+        assert_eq!(gateway.fetch("/v1/proxy/both/").text(), "hello");
+    }
+    let answer = gateway.fetch("/v1/proxy/alone/");
+    assert_proxy_problem(&answer, 503, "dns_error");
+    assert!(answer.field("Retry-After").is_some());
+    gateway.wait_for_log("a warning", |line| line.contains("no-such-host.invalid does not resolve"));
+    assert_eq!(gateway.breaker("alone", NOWHERE), ("closed".to_owned(), 0), "nothing was tried, nothing failed");
+    let status = gateway.status();
+    assert!(status.to_string().contains("does not resolve"), "{status}");
+}
+
+#[test]
+fn a_reload_with_a_name_that_does_not_resolve_warns() {
+    let origin = Origin::hello("hello");
+    let gateway = Gateway::start(&service("s", &[&origin.url()], ""));
+    gateway.rewrite_services(&service("s", &[&origin.url(), NOWHERE], ""));
+    let answer = gateway.reload();
+    assert_eq!(answer.status, 200);
+    assert!(answer.json()["warnings"].to_string().contains("no-such-host.invalid"), "{}", answer.text());
+    for _ in 0..4 {
+        assert_eq!(gateway.fetch("/v1/proxy/s/").text(), "hello");
+    }
+}
+
+#[test]
+fn the_addresses_of_a_name_are_tried_in_turn_within_one_attempt() {
+    // `localhost` may be ::1 first; the origin listens on 127.0.0.1 alone
+    let origin = Origin::hello("hello");
+    let url = format!("http://localhost:{}", origin.addr().port());
+    let gateway = Gateway::start(&service("s", &[&url], "retries: {attempts: 0}\npool: {idle: 0}"));
+    for _ in 0..6 {
+        assert_eq!(gateway.fetch("/v1/proxy/s/").text(), "hello");
+    }
+    assert_eq!(gateway.breaker("s", &url), ("closed".to_owned(), 0));
+}
