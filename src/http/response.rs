@@ -64,6 +64,10 @@ impl<'h, 'b> Response<'h, 'b> {
         limits: &Limits,
         storage: &'h mut Storage<'b>,
     ) -> Result<Option<Response<'h, 'b>>, Invalid> {
+        // httparse passes over empty lines; in front of a response nothing may stand (RFC 9112 section 4).
+        if bytes.first().is_some_and(|byte| *byte != b'H') {
+            return Err(Invalid::Malformed("the status line is malformed"));
+        }
         let mut parsed = httparse::Response::new(&mut []);
         let slots = &mut storage.headers[..];
         let parsed_len =
@@ -222,6 +226,9 @@ mod tests {
             "HTTP/1.1 20 Short\r\n\r\n",
             "HTTP/2.0 200 OK\r\n\r\n",
             "\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "\r\n\r\nHTTP/1.1 200\r\n\r\n",
+            "\r\n\r\nHTTP",
             "hello\r\n\r\n",
         ] {
             assert!(framing(bad, false).is_err(), "{bad:?}");
