@@ -164,7 +164,7 @@ struct Pair {
 impl Pair {
     /// One request's part: a turn, a permit, its end.
     fn exchange(&self, now_ms: u64) {
-        let take = |position: u16| self.breakers[usize::from(position)].acquire(now_ms, &SETTINGS);
+        let take = |position: u16| self.breakers[usize::from(position)].acquire(now_ms, SETTINGS.lease_ms);
         let picked = balance::pick(&self.cursor, &[0, 1], 2, black_box(&Tried::default()), take);
         let Some((position, grant)) = picked else { panic!("both breakers are closed") };
         let breaker = &self.breakers[usize::from(position)];
@@ -178,7 +178,7 @@ fn breakers(criterion: &mut Criterion) {
     let breaker = Breaker::new();
     group.bench_function("acquire and settle/1 thread", |bencher| {
         bencher.iter(|| {
-            let Some(grant) = breaker.acquire(black_box(1), &SETTINGS) else { panic!("it is closed") };
+            let Some(grant) = breaker.acquire(black_box(1), SETTINGS.lease_ms) else { panic!("it is closed") };
             breaker.settle(grant.permit, Outcome::Success, black_box(2), &SETTINGS)
         });
     });

@@ -69,6 +69,11 @@ pub fn serve(source: Source) -> ExitCode {
     }
     let code = match run(source, loaded.config) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(why) if log::max_level() < log::LevelFilter::Error => {
+            // Whoever switched the log off still has to know why nothing runs.
+            eprint_quietly(&why);
+            ExitCode::from(EXIT_FAILURE)
+        }
         Err(why) => {
             log::error!("{why}");
             ExitCode::from(EXIT_FAILURE)
@@ -120,7 +125,8 @@ fn run(source: Source, config: model::Config) -> Result<(), String> {
     let (notices, inbox) = sync_channel(NOTICES);
     watch_signals(notices.clone())?;
     let facts = build::Facts { shards, descriptors, service_slots: Arc::default(), upstream_slots: Arc::default() };
-    let snapshot = Arc::new(first_snapshot(&config, &facts, clock, &notices, &inbox));
+    let Some((snapshot, hung_up)) = first_snapshot(&config, &facts, clock, &notices, &inbox) else { return Ok(()) };
+    let snapshot = Arc::new(snapshot);
     let process = Arc::new(Process::new(random()?, shards));
     let mut couriers = Vec::with_capacity(shards);
     for shard in 0..shards {
@@ -134,6 +140,9 @@ fn run(source: Source, config: model::Config) -> Result<(), String> {
     let signals = Signals { hangup: SIGHUP };
     let mut control = Control::new(source, config, snapshot, facts, process, couriers, notices, signals);
     control.watch_unresolved(clock.now());
+    if hung_up {
+        control.step(Some(Notice::Signal(SIGHUP)), clock.now());
+    }
     steer(&mut control, &inbox, clock)
 }
 
@@ -154,14 +163,16 @@ fn steer(control: &mut Control<ShardCourier>, inbox: &Receiver<Notice>, clock: C
     }
 }
 
-/// Resolves the names of the first configuration; what is missing then is out until it resolves.
+/// Resolves the names of the first configuration; what is missing then is out until it resolves. Says also
+/// whether a SIGHUP came meanwhile; `None` when it was a signal to end.
 fn first_snapshot(
     config: &model::Config,
     facts: &build::Facts,
     clock: Clock,
     notices: &SyncSender<Notice>,
     inbox: &Receiver<Notice>,
-) -> Snapshot {
+) -> Option<(Snapshot, bool)> {
+    let mut hung_up = false;
     let round = 1;
     let mut names = Names::new(round, build::names(config, |_| true), clock.now().after(RESOLVE_TIME));
     let mut resolver = Resolver::new(notices.clone());
@@ -169,15 +180,16 @@ fn first_snapshot(
     while !names.is_done() {
         match inbox.recv_timeout(names.deadline.since(clock.now())) {
             Ok(Notice::Resolved { round: 1, name, result }) => names.take(name, result),
-            Ok(Notice::Signal(signal)) if signal != SIGHUP => std::process::exit(0),
+            Ok(Notice::Signal(signal)) if signal != SIGHUP => return None,
+            Ok(Notice::Signal(_)) => hung_up = true,
             Ok(_) => {}
             Err(_) => break,
         }
     }
-    for missing in names.missing() {
+    for (_, missing) in names.missing() {
         log::warn!("{missing}; its upstreams are out until it does");
     }
-    build::snapshot(config, None, &names.found(), facts, 1, 1).0
+    Some((build::snapshot(config, None, &names.found(), facts, 1, 1).0, hung_up))
 }
 
 fn random() -> Result<u64, String> {
@@ -296,13 +308,13 @@ fn start_shard(
             let shard = Shard::new(net, listeners, snapshot, process, mailbox, seed, wall);
             run_shard(shard, poll, clock)
         };
-        let why = match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => format!("poll: {error}"),
-            Err(_) => "an invariant does not hold".to_owned(),
+        let last = match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(())) => Notice::Drained { shard },
+            Ok(Err(error)) => Notice::Died { shard, why: format!("poll: {error}") },
+            Err(_) => Notice::Died { shard, why: "an invariant does not hold".to_owned() },
         };
         // Control is the only reader; without it the process is ending anyway.
-        let _ = notices.send(Notice::Died { shard, why });
+        let _ = notices.send(last);
     })?;
     Ok(ShardCourier { commands, waker })
 }

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Facts of the process that a snapshot depends on.
 #[derive(Debug)]
@@ -132,6 +132,7 @@ fn build_upstream(
             service: service.name.clone(),
             key,
             url: listed.url.text.clone(),
+            created: SystemTime::now(),
             slot: facts.upstream_slots.take(),
             breaker: Breaker::new(),
             preferred: AtomicU8::new(0),
@@ -191,6 +192,12 @@ pub fn known_addresses(config: &Config, snapshot: &Snapshot) -> Addresses {
         .collect();
     let urls = config.services.iter().flat_map(|service| &service.upstreams).map(|upstream| &upstream.url);
     urls.filter_map(|url| Some((name(url), (*by_key.get(url.normalised().as_str())?).clone()))).collect()
+}
+
+/// Whether a name of the configuration has no address in the snapshot.
+pub fn lacks(config: &Config, snapshot: &Snapshot, wanted: &Name) -> bool {
+    names(config, |url| name(url) == *wanted).contains(wanted)
+        && known_addresses(config, snapshot).get(wanted).is_none_or(Vec::is_empty)
 }
 
 fn same_turns(old: &Service, upstreams: &[Upstream], turns: &[u16]) -> bool {

@@ -31,6 +31,8 @@ use std::time::{Duration, SystemTime};
 pub const RESOLVE_TIME: Duration = Duration::from_secs(5);
 /// How long the shards may take to switch before the answer says that one has not.
 const SWITCH_TIME: Duration = Duration::from_secs(5);
+/// How often what a full mailbox did not take is offered again.
+const DELIVER_AGAIN: Duration = Duration::from_millis(100);
 /// How often names that did not resolve are asked for again.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 
@@ -96,6 +98,8 @@ pub struct Control<C> {
     serial: u64,
     round: u64,
     drain: Option<Drain>,
+    due: Vec<Due>,
+    deliver_at: Tick,
     signals: Signals,
     started: SystemTime,
 }
@@ -105,6 +109,13 @@ pub struct Control<C> {
 pub struct Signals {
     /// Reload.
     pub hangup: i32,
+}
+
+/// What a shard has to be told and could not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Due {
+    switch: bool,
+    drain: bool,
 }
 
 #[derive(Debug)]
@@ -133,7 +144,6 @@ impl<C: Courier> Control<C> {
             snapshot,
             facts,
             process,
-            shards,
             resolver: Resolver::new(notices),
             reload: None,
             again: false,
@@ -143,6 +153,9 @@ impl<C: Courier> Control<C> {
             refresh: None,
             round: 1,
             drain: None,
+            due: shards.iter().map(|_| Due::default()).collect(),
+            shards,
+            deliver_at: Tick::START,
             signals,
             started: SystemTime::now(),
         }
@@ -153,7 +166,8 @@ impl<C: Courier> Control<C> {
         let reload = self.reload.as_ref().map(|reload| reload.phase.deadline());
         let drain = self.drain.as_ref().map(|drain| drain.deadline);
         let refresh = self.refresh.as_ref().map(|names| names.deadline);
-        [reload, drain, refresh, self.resolve_at].into_iter().flatten().min().unwrap_or(Tick::NEVER)
+        let due = self.due.iter().any(|due| due.switch || due.drain).then_some(self.deliver_at);
+        [reload, drain, refresh, due, self.resolve_at].into_iter().flatten().min().unwrap_or(Tick::NEVER)
     }
 
     /// Takes a notice, or the time alone.
@@ -192,6 +206,10 @@ impl<C: Courier> Control<C> {
     }
 
     fn look_at_clock(&mut self, now: Tick) {
+        if now >= self.deliver_at {
+            self.deliver();
+            self.deliver_at = now.after(DELIVER_AGAIN);
+        }
         if self.reload.as_ref().is_some_and(|reload| now >= reload.phase.deadline()) {
             self.reload_deadline(now);
         }
@@ -211,6 +229,11 @@ impl<C: Courier> Control<C> {
     }
 
     fn begin_refresh(&mut self, now: Tick) {
+        // A reload resolves everything anyway, and asking would take its turn at the resolver.
+        if self.reload.is_some() {
+            self.resolve_at = Some(now.after(RESOLVE_AGAIN));
+            return;
+        }
         self.round += 1;
         let missing = self.snapshot.services.iter().flat_map(|s| &s.upstreams).filter(|u| u.addresses.is_empty());
         let keys: Vec<&str> = missing.map(|upstream| upstream.identity.key.as_str()).collect();
@@ -226,16 +249,21 @@ impl<C: Courier> Control<C> {
     fn end_refresh(&mut self, now: Tick) {
         let Some(names) = self.refresh.take() else { return };
         if self.reload.is_none() && names.found_any() {
-            let mut known = build::known_addresses(&self.config, &self.snapshot);
-            known.extend(names.found());
-            self.serial += 1;
-            let generation = self.snapshot.generation;
-            let (snapshot, _) =
-                build::snapshot(&self.config, Some(&self.snapshot), &known, &self.facts, self.serial, generation);
             log::info!("names resolve now that did not: {}", names.found_names());
-            self.switch(Arc::new(snapshot));
+            self.switch_addresses(names.found());
         }
         self.watch_unresolved(now);
+    }
+
+    /// The same configuration with other addresses.
+    fn switch_addresses(&mut self, found: build::Addresses) {
+        let mut known = build::known_addresses(&self.config, &self.snapshot);
+        known.extend(found);
+        self.serial += 1;
+        let generation = self.snapshot.generation;
+        let (snapshot, _) =
+            build::snapshot(&self.config, Some(&self.snapshot), &known, &self.facts, self.serial, generation);
+        self.switch(Arc::new(snapshot));
     }
 
     fn resolved(
@@ -259,16 +287,35 @@ impl<C: Courier> Control<C> {
             if names.is_done() {
                 self.end_refresh(now);
             }
+        } else if let Ok(addresses) = result
+            && self.reload.is_none()
+            && !addresses.is_empty()
+            && build::lacks(&self.config, &self.snapshot, &name)
+        {
+            // Too late for its round, but still the answer.
+            log::info!("names resolve now that did not: {}", name.0);
+            self.switch_addresses(build::Addresses::from([(name, addresses)]));
+            self.watch_unresolved(now);
         }
     }
 
     fn switch(&mut self, snapshot: Arc<Snapshot>) {
-        for (shard, courier) in self.shards.iter().enumerate() {
-            if !courier.send(Command::Switch(Arc::clone(&snapshot))) {
-                log::error!("shard {shard} takes no commands");
+        self.snapshot = snapshot;
+        self.due.iter_mut().for_each(|due| due.switch = true);
+        self.deliver();
+    }
+
+    /// Hands every shard what it is due. One whose mailbox is full gets it later: neither the newest snapshot
+    /// nor the drain may be lost.
+    fn deliver(&mut self) {
+        for (shard, due) in self.due.iter_mut().enumerate() {
+            if due.switch {
+                due.switch = !self.shards[shard].send(Command::Switch(Arc::clone(&self.snapshot)));
+            }
+            if due.drain {
+                due.drain = !self.shards[shard].send(Command::Drain);
             }
         }
-        self.snapshot = snapshot;
     }
 
     fn begin_drain(&mut self, now: Tick) {
@@ -281,7 +328,9 @@ impl<C: Courier> Control<C> {
             self.config.gateway.drain_timeout.as_secs()
         );
         self.process.ready.store(false, Ordering::Relaxed);
-        let left = (0..self.shards.len()).filter(|shard| self.shards[*shard].send(Command::Drain)).collect();
+        self.due.iter_mut().for_each(|due| due.drain = true);
+        self.deliver();
+        let left = (0..self.shards.len()).collect();
         self.drain = Some(Drain { left, deadline: now.after(self.config.gateway.drain_timeout) });
     }
 

@@ -140,7 +140,6 @@ impl<C: Courier> Control<C> {
         if self.reload.is_some() {
             match ticket {
                 Some(ticket) => self.refuse(Some(&ticket), 409, "a reload is already under way", &[]),
-                // The file may have changed after it was read.
                 None => self.again = true,
             }
             return;
@@ -157,9 +156,6 @@ impl<C: Courier> Control<C> {
         if !errors.is_empty() {
             let detail = "the change needs a restart, nothing was changed";
             return self.refuse(ticket.as_ref(), 422, detail, &errors);
-        }
-        if loaded.config == self.config {
-            return self.unchanged(ticket, &warnings);
         }
         self.round += 1;
         self.refresh = None;
@@ -193,14 +189,27 @@ impl<C: Courier> Control<C> {
         else {
             return;
         };
-        for missing in names.missing() {
-            log::warn!("{missing}; its upstreams are out until it does");
+        // A name server that is away takes nobody out: what was known of a name stands until there is news.
+        let known = build::known_addresses(&config, &self.snapshot);
+        let mut addresses: build::Addresses = known.into_iter().filter(|(_, known)| !known.is_empty()).collect();
+        for (name, missing) in names.missing() {
+            let fate = if addresses.contains_key(&name) { "its last addresses stay" } else { "its upstreams are out" };
+            log::warn!("{missing}; {fate} until it does");
             warnings.push(missing);
+        }
+        addresses.extend(names.found());
+        if *config == self.config {
+            if build::known_addresses(&self.config, &self.snapshot) != addresses {
+                self.switch_addresses(addresses);
+            }
+            self.unchanged(ticket, &warnings);
+            self.watch_unresolved(now);
+            return self.reload_again(now);
         }
         self.serial += 1;
         let generation = self.snapshot.generation + 1;
         let (snapshot, mut change) =
-            build::snapshot(&config, Some(&self.snapshot), &names.found(), &self.facts, self.serial, generation);
+            build::snapshot(&config, Some(&self.snapshot), &addresses, &self.facts, self.serial, generation);
         change.services = compare(&self.config, &config);
         log::set_max_level(config.gateway.log_level);
         self.config = *config;
@@ -249,6 +258,11 @@ impl<C: Courier> Control<C> {
             let errors: Vec<String> = left.iter().map(|shard| format!("shard {shard} has not switched")).collect();
             self.refuse(ticket.as_ref(), 500, "the configuration is in force, but not on every shard yet", &errors);
         }
+        self.reload_again(now);
+    }
+
+    /// A signal came while a reload was under way: the file may have changed after it was read.
+    fn reload_again(&mut self, now: Tick) {
         if std::mem::take(&mut self.again) {
             self.begin_reload(None, now);
         }

@@ -5,6 +5,7 @@
 use crate::shard::mailbox::Notice;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -79,11 +80,11 @@ impl Names {
         names.join(", ")
     }
 
-    /// What was not found, as warnings.
-    pub fn missing(&self) -> Vec<String> {
+    /// What was not found, with a warning each.
+    pub fn missing(&self) -> Vec<(Name, String)> {
         let late = self.pending.iter().map(|name| (name, "no answer in time"));
         let failed = self.failed.iter().map(|(name, why)| (name, why.as_str()));
-        failed.chain(late).map(|(name, why)| format!("{} does not resolve: {why}", name.0)).collect()
+        failed.chain(late).map(|(name, why)| (name.clone(), format!("{} does not resolve: {why}", name.0))).collect()
     }
 }
 
@@ -92,6 +93,8 @@ impl Names {
 pub struct Resolver {
     jobs: Sender<(u64, Name)>,
     queue: Arc<Mutex<Receiver<(u64, Name)>>>,
+    /// Jobs of rounds before this one are nobody's any more.
+    oldest: Arc<AtomicU64>,
     notices: SyncSender<Notice>,
     threads: usize,
 }
@@ -100,11 +103,14 @@ impl Resolver {
     /// A resolver that answers with notices. Its threads start with the first name.
     pub fn new(notices: SyncSender<Notice>) -> Resolver {
         let (jobs, queue) = channel();
-        Resolver { jobs, queue: Arc::new(Mutex::new(queue)), notices, threads: 0 }
+        let oldest = Arc::new(AtomicU64::new(0));
+        Resolver { jobs, queue: Arc::new(Mutex::new(queue)), oldest, notices, threads: 0 }
     }
 
-    /// Has the pending names of a round resolved.
+    /// Has the pending names of a round resolved. What is still queued of earlier rounds is given up, so that
+    /// names that take long do not pile up in front of those that do not.
     pub fn ask(&mut self, names: &mut Names) {
+        self.oldest.store(names.round, Ordering::Relaxed);
         for name in names.pending.clone() {
             if self.threads < THREADS {
                 match self.spawn() {
@@ -122,11 +128,14 @@ impl Resolver {
     }
 
     fn spawn(&self) -> std::io::Result<()> {
-        let (queue, notices) = (Arc::clone(&self.queue), self.notices.clone());
+        let (queue, oldest, notices) = (Arc::clone(&self.queue), Arc::clone(&self.oldest), self.notices.clone());
         std::thread::Builder::new().name("resolver".to_owned()).stack_size(256 << 10).spawn(move || {
             loop {
                 let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 let Ok((round, name)) = job else { return };
+                if round < oldest.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let result = (name.0.as_str(), name.1).to_socket_addrs();
                 let result = result.map(Iterator::collect).map_err(|error| error.to_string());
                 // Waiting for room is fine on this thread.

@@ -120,7 +120,9 @@ pub fn document<C: Courier>(control: &Control<C>, now: Tick) -> Vec<u8> {
 fn upstream_status<'a, C: Courier>(control: &'a Control<C>, upstream: &'a Upstream, now: Tick) -> UpstreamStatus<'a> {
     let identity = &upstream.identity;
     let view = identity.breaker.view();
-    let last = control.history.of(identity).and_then(|entries| entries.back());
+    let entries = control.history.of(identity).into_iter().flatten();
+    // One that left the configuration and came back has no past.
+    let last = entries.filter(|entry| entry.time >= identity.created).last();
     let sum = |pick: fn(&UpstreamCounters) -> &Counter| {
         identity.counters.iter().fold(0u64, |sum, shard| sum.wrapping_add(pick(shard).read()))
     };
@@ -129,11 +131,11 @@ fn upstream_status<'a, C: Courier>(control: &'a Control<C>, upstream: &'a Upstre
     UpstreamStatus {
         url: &identity.url,
         state: view.state.word(),
-        since: rfc3339(last.map_or(control.started, |entry| entry.time)),
+        since: rfc3339(last.map_or(identity.created, |entry| entry.time)),
         reason: match last {
             _ if upstream.addresses.is_empty() => "its name does not resolve",
             Some(entry) => &entry.reason,
-            None => "since the start",
+            None => "since it was configured",
         },
         failures_in_row: match (view.state, last) {
             (State::Closed, _) => view.failures,

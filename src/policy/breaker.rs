@@ -169,8 +169,9 @@ impl Breaker {
         word.state == State::Closed || word.value <= now_ms
     }
 
-    /// Asks for a permit; `None` means that the upstream is to be skipped.
-    pub fn acquire(&self, now_ms: u64, settings: &Settings) -> Option<Grant> {
+    /// Asks for a permit; `None` means that the upstream is to be skipped. A probe may take `lease_ms` before
+    /// another is sent.
+    pub fn acquire(&self, now_ms: u64, lease_ms: u64) -> Option<Grant> {
         let mut packed = self.word.load(Ordering::Relaxed);
         loop {
             let word = Word::unpack(packed);
@@ -181,7 +182,7 @@ impl Breaker {
             if word.value > now_ms {
                 return None;
             }
-            let probing = word.next(State::HalfOpen, now_ms + settings.lease_ms.max(1));
+            let probing = word.next(State::HalfOpen, now_ms + lease_ms.max(1));
             match self.exchange(packed, probing) {
                 Ok(()) => {
                     let transition = Transition { from: word.state, to: State::HalfOpen, failures: 0 };
@@ -256,7 +257,7 @@ mod tests {
     const SETTINGS: Settings = Settings { failure_threshold: 5, cooldown_ms: 60_000, lease_ms: 32_000 };
 
     fn fail(breaker: &Breaker, now_ms: u64) -> Option<Transition> {
-        let grant = breaker.acquire(now_ms, &SETTINGS).expect("available");
+        let grant = breaker.acquire(now_ms, SETTINGS.lease_ms).expect("available");
         breaker.settle(grant.permit, Outcome::Failure, now_ms, &SETTINGS)
     }
 
@@ -273,7 +274,7 @@ mod tests {
     #[test]
     fn the_fifth_failure_in_a_row_opens() {
         let breaker = opened();
-        assert!(!breaker.available(59_999) && breaker.acquire(59_999, &SETTINGS).is_none());
+        assert!(!breaker.available(59_999) && breaker.acquire(59_999, SETTINGS.lease_ms).is_none());
         assert_eq!(breaker.view().probe_at_ms, Some(60_000));
     }
 
@@ -283,7 +284,7 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(fail(&breaker, 0), None);
         }
-        let grant = breaker.acquire(0, &SETTINGS).unwrap();
+        let grant = breaker.acquire(0, SETTINGS.lease_ms).unwrap();
         assert_eq!(breaker.settle(grant.permit, Outcome::Success, 0, &SETTINGS), None);
         for _ in 0..4 {
             assert_eq!(fail(&breaker, 0), None);
@@ -294,12 +295,12 @@ mod tests {
     #[test]
     fn one_probe_decides() {
         let breaker = opened();
-        let probe = breaker.acquire(60_000, &SETTINGS).unwrap();
+        let probe = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
         assert!(probe.permit.is_probe());
-        assert!(breaker.acquire(60_001, &SETTINGS).is_none() && !breaker.available(60_001));
+        assert!(breaker.acquire(60_001, SETTINGS.lease_ms).is_none() && !breaker.available(60_001));
         let closed = breaker.settle(probe.permit, Outcome::Success, 60_002, &SETTINGS).unwrap();
         assert_eq!((closed.from, closed.to), (State::HalfOpen, State::Closed));
-        let grant = breaker.acquire(60_003, &SETTINGS).unwrap();
+        let grant = breaker.acquire(60_003, SETTINGS.lease_ms).unwrap();
         assert!(!grant.permit.is_probe());
         breaker.settle(grant.permit, Outcome::Neutral, 60_003, &SETTINGS);
     }
@@ -307,7 +308,7 @@ mod tests {
     #[test]
     fn a_failed_probe_opens_for_a_fresh_cooldown() {
         let breaker = opened();
-        let probe = breaker.acquire(60_500, &SETTINGS).unwrap();
+        let probe = breaker.acquire(60_500, SETTINGS.lease_ms).unwrap();
         breaker.settle(probe.permit, Outcome::Failure, 61_000, &SETTINGS).unwrap();
         assert!(!breaker.available(120_999) && breaker.available(121_000));
     }
@@ -315,9 +316,9 @@ mod tests {
     #[test]
     fn a_neutral_probe_frees_the_lease() {
         let breaker = opened();
-        let probe = breaker.acquire(60_000, &SETTINGS).unwrap();
+        let probe = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
         assert_eq!(breaker.settle(probe.permit, Outcome::Neutral, 60_001, &SETTINGS), None);
-        let next = breaker.acquire(60_001, &SETTINGS).unwrap();
+        let next = breaker.acquire(60_001, SETTINGS.lease_ms).unwrap();
         assert!(next.permit.is_probe());
         breaker.settle(next.permit, Outcome::Success, 60_002, &SETTINGS);
     }
@@ -325,25 +326,25 @@ mod tests {
     #[test]
     fn an_expired_lease_counts_until_it_is_taken_over() {
         let breaker = opened();
-        let lost = breaker.acquire(60_000, &SETTINGS).unwrap();
-        let late = breaker.acquire(92_000, &SETTINGS).unwrap();
+        let lost = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
+        let late = breaker.acquire(92_000, SETTINGS.lease_ms).unwrap();
         assert_eq!(late.transition.unwrap().from, State::HalfOpen);
         assert_eq!(breaker.settle(lost.permit, Outcome::Failure, 92_001, &SETTINGS), None, "of an older generation");
         breaker.settle(late.permit, Outcome::Success, 92_002, &SETTINGS).expect("closes");
 
         let breaker = opened();
-        let slow = breaker.acquire(60_000, &SETTINGS).unwrap();
+        let slow = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
         breaker.settle(slow.permit, Outcome::Success, 99_000, &SETTINGS).expect("nobody took over");
     }
 
     #[test]
     fn what_began_before_the_trip_decides_nothing() {
         let breaker = Breaker::new();
-        let early = breaker.acquire(0, &SETTINGS).unwrap();
+        let early = breaker.acquire(0, SETTINGS.lease_ms).unwrap();
         for _ in 0..5 {
             fail(&breaker, 0);
         }
-        let probe = breaker.acquire(60_000, &SETTINGS).unwrap();
+        let probe = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
         assert_eq!(breaker.settle(early.permit, Outcome::Success, 60_001, &SETTINGS), None);
         assert_eq!(breaker.view().state, State::HalfOpen);
         breaker.settle(probe.permit, Outcome::Failure, 60_002, &SETTINGS);
@@ -358,7 +359,7 @@ mod tests {
                     .map(|_| {
                         scope.spawn(|| {
                             (0..3)
-                                .filter_map(|_| breaker.acquire(0, &SETTINGS))
+                                .filter_map(|_| breaker.acquire(0, SETTINGS.lease_ms))
                                 .filter_map(|grant| breaker.settle(grant.permit, Outcome::Failure, 0, &SETTINGS))
                                 .count()
                         })
@@ -370,7 +371,7 @@ mod tests {
             assert_eq!(breaker.view().state, State::Open);
             let probes = std::thread::scope(|scope| {
                 let shards: Vec<_> = (0..4)
-                    .map(|_| scope.spawn(|| breaker.acquire(60_000, &SETTINGS).map(|grant| grant.permit)))
+                    .map(|_| scope.spawn(|| breaker.acquire(60_000, SETTINGS.lease_ms).map(|grant| grant.permit)))
                     .collect();
                 let permits: Vec<_> = shards.into_iter().filter_map(|shard| shard.join().unwrap()).collect();
                 let count = permits.len();
@@ -427,7 +428,7 @@ mod tests {
                     Move::Acquire => {
                         let expected = model.state == State::Closed || model.until <= now;
                         prop_assert_eq!(breaker.available(now), expected);
-                        let grant = breaker.acquire(now, &settings);
+                        let grant = breaker.acquire(now, settings.lease_ms);
                         prop_assert_eq!(grant.is_some(), expected);
                         if let Some(grant) = grant {
                             prop_assert_eq!(grant.permit.is_probe(), model.state != State::Closed);

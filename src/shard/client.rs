@@ -49,6 +49,8 @@ pub enum ClientState {
     Ticket {
         /// What follows the answer.
         then: Then,
+        /// The request was `HEAD`.
+        to_head: bool,
     },
     /// Bytes of either side, after a 101.
     Tunnel(Tunnel),

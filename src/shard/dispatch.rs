@@ -53,6 +53,9 @@ struct Facts {
 pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
     let snapshot = shard.snapshot.clone();
     let verdict = judge(shard, id, &snapshot);
+    if !matches!(verdict, Verdict::More { .. }) {
+        shard.ctx.counters().requests.bump();
+    }
     let Some(client) = shard.clients.get_mut(id) else { return Step::Wait };
     match verdict {
         Verdict::More { scanned } => {
@@ -76,7 +79,7 @@ pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
         }
         Verdict::Ticket { own, facts, consumed } => {
             client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, consumed);
-            client.state = ClientState::Ticket { then: facts.then };
+            client.state = ClientState::Ticket { then: facts.then, to_head: facts.meta.is_head };
             client.conn.deadline = shard.ctx.now.after(TICKET_TIME);
             let ticket = Ticket {
                 shard: shard.ctx.shard(),
@@ -122,7 +125,6 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
             return Verdict::Replied { reply: Reply::of_refusal(refusal, input), consumed: 0 };
         }
     };
-    ctx.counters().requests.bump();
     let meta = RequestMeta {
         version: request.version,
         is_head: request.method == "HEAD",
@@ -143,7 +145,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         Route::Unknown => return replied(meta, input, ctx, 404, "there is no such resource", None),
     };
     if target::escapes_base(rest) {
-        return refused(meta, input, ctx, Refusal::Malformed("the path leaves the upstream's base path"));
+        return refused(meta, input, ctx, Refusal::Malformed("the path leaves the upstream's base path"), None);
     }
     let Some(at) = snapshot.service(&service) else {
         let (consumed, facts) = facts(meta, input, ctx);
@@ -156,14 +158,14 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         };
     };
     if request.came_via(ctx.process.pseudonym.as_bytes()) {
-        return refused(meta, input, ctx, Refusal::Loop);
+        return refused(meta, input, ctx, Refusal::Loop, Some(&snapshot.services[at as usize].identity.name));
     }
     let service = &snapshot.services[at as usize];
     if request.max_forwards == Some(0) {
         return last_hop(&request, meta, input, ctx);
     }
     if matches!((request.framing, service.body_limit), (Framing::Length(length), Some(limit)) if length > limit) {
-        return refused(meta, input, ctx, Refusal::BodyTooLarge);
+        return refused(meta, input, ctx, Refusal::BodyTooLarge, Some(&service.identity.name));
     }
     let asked = request.upgrade(&service.upgrades);
     let upgrade = asked.and_then(|asked| service.upgrades.iter().position(|known| **known == *asked));
@@ -172,7 +174,12 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         Account::earn(account);
     }
     let mut tried = Tried::default();
-    let Some((position, grant)) = pick(service, &tried, ctx) else {
+    let is_whole = match request.framing {
+        Framing::Empty => true,
+        Framing::Length(length) => (input.len() - request.len) as u64 >= length,
+        Framing::Chunked => false,
+    };
+    let Some((position, grant)) = pick(service, &tried, is_whole, ctx) else {
         ctx.counters().rejected.bump();
         let (detail, token, retry_after_s) = unavailable(service, ctx);
         let facts = facts(meta, input, ctx);
@@ -245,15 +252,22 @@ fn head_ended(input: &[u8], scanned: usize) -> bool {
     crate::http::head::end(input, scanned.min(input.len())) != crate::http::head::End::Missing
 }
 
-/// Draws tickets until an upstream with an address and a permit is found.
-pub fn pick<N: Net>(service: &Service, tried: &Tried, ctx: &mut Ctx<N>) -> Option<(u16, Grant)> {
+/// How long a probe may be out whose request has not come whole, in milliseconds. A client that sends its body
+/// slowly must not keep everybody else from probing; until another one does, its outcome counts all the same.
+const UNSENT_LEASE_MS: u64 = 1000;
+
+/// Draws tickets until an upstream with an address and a permit is found. `is_whole` says that all of the
+/// request is here.
+pub fn pick<N: Net>(service: &Service, tried: &Tried, is_whole: bool, ctx: &mut Ctx<N>) -> Option<(u16, Grant)> {
     let now_ms = ctx.now.ms();
     let picked = balance::pick(&service.cursor, &service.turns, service.upstreams.len(), tried, |position| {
         let upstream = &service.upstreams[usize::from(position)];
         if upstream.addresses.is_empty() || !upstream.enter() {
             return None;
         }
-        let grant = upstream.identity.breaker.acquire(now_ms, &upstream.breaker);
+        let lease_ms =
+            if is_whole { upstream.breaker.lease_ms } else { upstream.breaker.lease_ms.min(UNSENT_LEASE_MS) };
+        let grant = upstream.identity.breaker.acquire(now_ms, lease_ms);
         if grant.is_none() {
             upstream.exit();
         }
@@ -355,9 +369,17 @@ fn replied<'s, N: Net>(
     Verdict::Replied { reply: facts.reply(status, detail, token), consumed }
 }
 
-fn refused<'s, N: Net>(meta: RequestMeta, input: &[u8], ctx: &Ctx<N>, refusal: Refusal) -> Verdict<'s> {
+fn refused<'s, N: Net>(
+    meta: RequestMeta,
+    input: &[u8],
+    ctx: &Ctx<N>,
+    refusal: Refusal,
+    service: Option<&'s str>,
+) -> Verdict<'s> {
     ctx.note_refusal(refusal);
-    replied(meta, input, ctx, refusal.status(), refusal.detail(), Some(refusal.token()))
+    let (consumed, facts) = facts(meta, input, ctx);
+    let reply = facts.reply(refusal.status(), refusal.detail(), Some(refusal.token()));
+    Verdict::Replied { reply: Reply { service: service.map(Cow::Borrowed), ..reply }, consumed }
 }
 
 /// `Max-Forwards: 0`: the gateway is where the request ends (RFC 9110 sections 7.6.2 and 9.3.8). `TRACE` shows

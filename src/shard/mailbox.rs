@@ -29,7 +29,7 @@ pub enum Command {
         /// Head and body.
         bytes: Vec<u8>,
     },
-    /// Take no more connections, finish what runs, then say [`Notice::Drained`].
+    /// Take no more connections, finish what runs; the thread then ends with [`Notice::Drained`].
     Drain,
 }
 

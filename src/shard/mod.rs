@@ -41,7 +41,8 @@ use crate::shared::metrics::ShardCounters;
 use crate::shared::process::Process;
 use crate::shared::snapshot::{self, Snapshot};
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -186,6 +187,8 @@ pub struct Shard<N: Net> {
     snapshot: LocalSnapshot,
     accounts: Vec<Account>,
     drained: bool,
+    /// Serial of a switch that control has not been told of.
+    unsaid: Option<u64>,
     ctx: Ctx<N>,
 }
 
@@ -261,6 +264,7 @@ impl<N: Net> Shard<N> {
             snapshot: Rc::new(snapshot),
             accounts: Vec::new(),
             drained: false,
+            unsaid: None,
             ctx: Ctx {
                 net,
                 output: Vec::with_capacity(pool.large_size()),
@@ -290,6 +294,7 @@ impl<N: Net> Shard<N> {
         if mail {
             self.read_mail();
         }
+        self.say_switched();
         // Those that yield go to the back and wait for the next turn.
         for _ in 0..self.runnable.len() {
             if let Some(id) = self.runnable.pop_front() {
@@ -314,6 +319,10 @@ impl<N: Net> Shard<N> {
             return Some(Duration::ZERO);
         }
         let mut wake = self.wheel.next();
+        if self.unsaid.is_some() {
+            let again = self.ctx.now.after(Duration::from_millis(10));
+            wake = Some(wake.map_or(again, |wake| wake.min(again)));
+        }
         if self.listeners.iter().any(|listening| listening.ready) {
             let again = self.accept_again.max(self.ctx.now);
             wake = Some(wake.map_or(again, |wake| wake.min(again)));
@@ -427,17 +436,26 @@ impl<N: Net> Shard<N> {
             self.ctx.pool.resize(snapshot.large_buffer());
             self.scratch = Buffer::large(&mut self.ctx.pool);
         }
-        let kept: std::collections::HashSet<usize> = snapshot
-            .services
-            .iter()
-            .flat_map(|service| service.upstreams.iter().map(|upstream| upstream.identity.slot.number()))
-            .collect();
-        for id in self.upstreams.idle_where(|slot| kept.contains(&slot)) {
+        // An idle connection stays when its upstream does, at the addresses that it had.
+        let old = addresses_by_slot(&self.snapshot);
+        let mut kept = addresses_by_slot(&snapshot);
+        kept.retain(|slot, addresses| old.get(slot) == Some(addresses));
+        for id in self.upstreams.idle_where(|slot| kept.contains_key(&slot)) {
             self.close_upstream(id);
         }
         self.snapshot = Rc::new(snapshot);
         self.resize_accounts();
-        self.ctx.tell(Notice::Switched { shard: self.ctx.shard(), serial });
+        self.unsaid = Some(serial);
+        self.say_switched();
+    }
+
+    /// Tells control that the last switch is done; again when its queue was full.
+    fn say_switched(&mut self) {
+        if let Some(serial) = self.unsaid
+            && self.ctx.mailbox.tell(Notice::Switched { shard: self.ctx.shard(), serial }).is_ok()
+        {
+            self.unsaid = None;
+        }
     }
 
     fn resize_accounts(&mut self) {
@@ -451,7 +469,7 @@ impl<N: Net> Shard<N> {
     fn answer_ticket(&mut self, id: ClientId, mut bytes: Vec<u8>) {
         // The client may have left; its answer ends here.
         let Some(client) = self.clients.get_mut(id) else { return };
-        let ClientState::Ticket { then } = client.state else { return };
+        let ClientState::Ticket { then, .. } = client.state else { return };
         client.state = ClientState::Answering { then };
         client.conn.deadline = self.ctx.now.after(self.snapshot.client.body_idle);
         match client.conn.send(&mut self.ctx.net, &mut self.ctx.pool, &mut bytes, b"") {
@@ -477,8 +495,8 @@ impl<N: Net> Shard<N> {
             self.listeners.clear();
         }
         if self.clients.is_empty() && self.listeners.is_empty() && !self.drained {
+            // Whoever runs the shard says so: its thread can wait for room in control's queue.
             self.drained = true;
-            self.ctx.tell(Notice::Drained { shard: self.ctx.shard() });
         }
     }
 
@@ -587,8 +605,9 @@ impl<N: Net> Shard<N> {
                 };
                 self.drive_from(id, step);
             }
-            ClientState::Ticket { .. } => {
-                self.reply(id, &Reply::new(503, "the gateway's control thread did not answer in time", None));
+            ClientState::Ticket { to_head, .. } => {
+                let reply = Reply::new(503, "the gateway's control thread did not answer in time", None);
+                self.reply(id, &Reply { meta: RequestMeta { is_head: to_head, ..reply.meta }, ..reply });
                 self.drive(id);
             }
             ClientState::Idle
@@ -646,6 +665,7 @@ impl<N: Net> Shard<N> {
             // The gateway's own want: another upstream may have a pooled connection.
             None => Verdict::Another { free: true },
         };
+        let is_whole = exchange.request_is_complete();
         let used = exchange.attempt.upstream.take();
         let is_race = class.is_some_and(|class| retry::is_stale_race(class, reused));
         if verdict == Verdict::SameUpstream {
@@ -672,7 +692,7 @@ impl<N: Net> Shard<N> {
                 let account = accounts.get_mut(service.identity.slot.number());
                 let now_s = (ctx.now.ms() / 1000) as u32;
                 let paid = left && (free || account.is_some_and(|account| account.spend(now_s)));
-                match paid.then(|| dispatch::pick(service, &exchange.tried, ctx)).flatten() {
+                match paid.then(|| dispatch::pick(service, &exchange.tried, is_whole, ctx)).flatten() {
                     None => None,
                     Some((position, grant)) => {
                         ctx.counters().retries.bump();
@@ -747,12 +767,18 @@ impl<N: Net> Shard<N> {
     /// The client's own fault in the middle of its request.
     fn refuse(&mut self, id: ClientId, refusal: Refusal) -> Step {
         self.ctx.note_refusal(refusal);
-        let meta = self.exchange_of(id).map(|exchange| exchange.request);
+        let exchange = self
+            .exchange_of(id)
+            .map(|exchange| (exchange.request, exchange.snapshot.clone(), exchange.service as usize));
         self.leave(id, Outcome::Neutral);
         let Some(client) = self.clients.get_mut(id) else { return Step::Wait };
         let reply = Reply::of_refusal(refusal, client.conn.inbound.bytes());
         client.conn.inbound.clear(&mut self.ctx.pool);
-        self.reply(id, &Reply { meta: meta.unwrap_or(reply.meta), ..reply })
+        if let Some((meta, snapshot, service)) = &exchange {
+            let service = Some(Cow::Borrowed(&*snapshot.services[*service].identity.name));
+            return self.reply(id, &Reply { meta: *meta, service, ..reply });
+        }
+        self.reply(id, &reply)
     }
 
     /// The response is complete, or waits whole in the client's `outbound`.
@@ -904,7 +930,7 @@ impl<N: Net> Shard<N> {
                 token: reply.token,
                 service: reply.service.as_deref(),
                 instance: instance.as_bytes(),
-                retry_after_s: reply.retry_after_s,
+                retry_after_s: reply.retry_after_s.or((reply.status == 503).then_some(1)),
                 allow: reply.allow,
             };
             problem::render(&mut ctx.output, &problem, persistence, reply.meta.is_head, date);
@@ -1002,6 +1028,11 @@ impl<N: Net> Shard<N> {
 
 /// An idle upstream connection with one of these is closed.
 const UNSOUND: Ready = Ready::READABLE.with(Ready::READ_CLOSED).with(Ready::BROKEN);
+
+fn addresses_by_slot(snapshot: &Snapshot) -> HashMap<usize, &[SocketAddr]> {
+    let upstreams = snapshot.services.iter().flat_map(|service| &service.upstreams);
+    upstreams.map(|upstream| (upstream.identity.slot.number(), &*upstream.addresses)).collect()
+}
 
 /// Back to where the exchange was before it sent anything.
 fn rewind(exchange: &mut Exchange, now: Tick) {

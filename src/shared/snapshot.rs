@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A configuration in force.
 #[derive(Debug)]
@@ -135,6 +135,8 @@ pub struct UpstreamIdentity {
     pub key: String,
     /// As configured.
     pub url: String,
+    /// When it came into the configuration.
+    pub created: SystemTime,
     /// Where shards keep its idle connections.
     pub slot: Slot,
     /// Shared by all shards.
