@@ -47,6 +47,8 @@ pub struct Response<'h, 'b> {
     pub connection: Connection,
     /// A `Date` field came.
     pub has_date: bool,
+    /// It announced a body that it cannot have: bytes may still come that belong to nothing.
+    pub announces_too_much: bool,
     /// The body is a stream of events, for which silence is normal.
     pub is_event_stream: bool,
     /// Seconds after which the upstream closes an idle connection (`Keep-Alive: timeout`).
@@ -106,6 +108,7 @@ impl<'h, 'b> Response<'h, 'b> {
             framing: Framing::Empty,
             connection: Connection::default(),
             has_date: false,
+            announces_too_much: false,
             is_event_stream: false,
             keep_alive_s: None,
             len,
@@ -155,6 +158,7 @@ impl<'h, 'b> Response<'h, 'b> {
         }
         // A 204 or 304 may be careless about the body that it does not have; nothing else may.
         let careless = self.status == 204 || self.status == 304;
+        self.announces_too_much = careless && (chunked || self.status == 204 && length.is_some_and(|n| n > 0));
         self.framing = match (length, chunked) {
             _ if careless => Framing::Empty,
             (Some(_), true) => return Err("both Content-Length and Transfer-Encoding"),
@@ -170,6 +174,7 @@ impl<'h, 'b> Response<'h, 'b> {
     /// Whether the upstream lets its connection be used again after this response.
     pub fn keeps_alive(&self) -> bool {
         !self.connection.close
+            && !self.announces_too_much
             && self.framing != Framing::UntilClose
             && (self.version == Version::Http11 || self.connection.keep_alive)
     }

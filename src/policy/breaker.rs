@@ -4,9 +4,9 @@
 //! |---|---|---|
 //! | closed | failures in a row | a failure adds one; the one that reaches the threshold opens; a success writes zero, if it is not zero |
 //! | open | end of the cooldown | the first `acquire` at or after it claims the probe: half-open |
-//! | half-open | end of the probe's lease | the probe's success closes, its failure opens, neutral ends the lease; the first `acquire` after the lease claims a new probe |
+//! | half-open | end of the probe's lease | the probe's success closes, its failure opens, neutral ends the lease; the first `acquire` after the lease claims another probe |
 //!
-//! Every change of state, and every new probe, begins a generation. A [`Permit`] carries the generation in
+//! Every change of state begins a generation; the probes of one half-open round share it. A [`Permit`] carries the generation in
 //! which it was given, and its outcome counts in that one only: what began before a trip cannot decide
 //! what happens after it. The closed path is one load of a word that nobody writes.
 //!
@@ -101,13 +101,14 @@ pub enum Outcome {
 #[must_use = "a permit ends in exactly one outcome"]
 pub struct Permit {
     generation: u32,
-    probe: bool,
+    /// End of its lease when it is a probe; 0 otherwise.
+    lease_end: u64,
 }
 
 impl Permit {
     /// Whether this attempt decides a half-open breaker.
     pub fn is_probe(&self) -> bool {
-        self.probe
+        self.lease_end > 0
     }
 }
 
@@ -176,17 +177,24 @@ impl Breaker {
         loop {
             let word = Word::unpack(packed);
             if word.state == State::Closed {
-                let permit = Permit { generation: word.generation as u32, probe: false };
+                let permit = Permit { generation: word.generation as u32, lease_end: 0 };
                 return Some(Grant { permit, transition: None });
             }
             if word.value > now_ms {
                 return None;
             }
-            let probing = word.next(State::HalfOpen, now_ms + lease_ms.max(1));
+            // Another than the lease before, or one could not be told from the other.
+            let lease_end = (now_ms + lease_ms.max(1)).max(word.value + 1);
+            let probing = match word.state {
+                // Whoever is late still belongs to the round: its success closes, or a service whose requests
+                // take longer than a lease would never come back.
+                State::HalfOpen => Word { value: lease_end, ..word },
+                _ => word.next(State::HalfOpen, lease_end),
+            };
             match self.exchange(packed, probing) {
                 Ok(()) => {
                     let transition = Transition { from: word.state, to: State::HalfOpen, failures: 0 };
-                    let permit = Permit { generation: probing.generation as u32, probe: true };
+                    let permit = Permit { generation: probing.generation as u32, lease_end };
                     return Some(Grant { permit, transition: Some(transition) });
                 }
                 Err(current) => packed = current,
@@ -196,7 +204,7 @@ impl Breaker {
 
     /// Ends a permit.
     pub fn settle(&self, permit: Permit, outcome: Outcome, now_ms: u64, settings: &Settings) -> Option<Transition> {
-        let generation = u64::from(permit.generation);
+        let (generation, lease_end) = (u64::from(permit.generation), permit.lease_end);
         std::mem::forget(permit);
         let mut packed = self.word.load(Ordering::Relaxed);
         loop {
@@ -224,8 +232,9 @@ impl Breaker {
                     let transition = Transition { from: State::HalfOpen, to: State::Open, failures: 1 };
                     (word.next(State::Open, open_until), Some(transition))
                 }
-                // The lease ends, and with it nothing else: the next request is the probe.
-                (State::HalfOpen, Outcome::Neutral) => (Word { value: 0, ..word }, None),
+                // Its lease ends, and with it nothing else: the next request is the probe.
+                (State::HalfOpen, Outcome::Neutral) if word.value == lease_end => (Word { value: 0, ..word }, None),
+                (State::HalfOpen, Outcome::Neutral) => return None,
             };
             match self.exchange(packed, next) {
                 Ok(()) => return transition,
@@ -324,13 +333,23 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_lease_counts_until_it_is_taken_over() {
+    fn an_expired_lease_is_taken_over_and_still_counts() {
         let breaker = opened();
         let lost = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
         let late = breaker.acquire(92_000, SETTINGS.lease_ms).unwrap();
         assert_eq!(late.transition.unwrap().from, State::HalfOpen);
-        assert_eq!(breaker.settle(lost.permit, Outcome::Failure, 92_001, &SETTINGS), None, "of an older generation");
+        assert_eq!(breaker.settle(lost.permit, Outcome::Neutral, 92_001, &SETTINGS), None);
+        assert!(!breaker.available(92_002), "a late neutral does not free the lease of another");
         breaker.settle(late.permit, Outcome::Success, 92_002, &SETTINGS).expect("closes");
+
+        let breaker = opened();
+        let slow = breaker.acquire(60_000, 1000).unwrap();
+        let second = breaker.acquire(61_000, 1000).unwrap();
+        let third = breaker.acquire(62_000, 1000).unwrap();
+        breaker.settle(slow.permit, Outcome::Success, 62_500, &SETTINGS).expect("it is of this round");
+        assert_eq!(breaker.settle(second.permit, Outcome::Failure, 62_600, &SETTINGS), None, "the round is over");
+        assert_eq!(breaker.settle(third.permit, Outcome::Neutral, 62_700, &SETTINGS), None);
+        assert_eq!(breaker.view().state, State::Closed);
 
         let breaker = opened();
         let slow = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
@@ -420,7 +439,7 @@ mod tests {
             let settings = Settings { failure_threshold: threshold, cooldown_ms: 100, lease_ms: 50 };
             let breaker = Breaker::new();
             let mut model = Model::at(State::Closed, 0, 0);
-            let mut permits: Vec<(u64, Permit)> = Vec::new();
+            let mut permits: Vec<(u64, u64, Permit)> = Vec::new();
             let mut now = 0;
             for one in moves {
                 match one {
@@ -432,14 +451,17 @@ mod tests {
                         prop_assert_eq!(grant.is_some(), expected);
                         if let Some(grant) = grant {
                             prop_assert_eq!(grant.permit.is_probe(), model.state != State::Closed);
-                            if model.state != State::Closed {
-                                model = Model::at(State::HalfOpen, now + 50, model.epoch + 1);
+                            let lease_end = (now + 50).max(model.until + 1);
+                            match model.state {
+                                State::Closed => {}
+                                State::Open => model = Model::at(State::HalfOpen, lease_end, model.epoch + 1),
+                                State::HalfOpen => model.until = lease_end,
                             }
-                            permits.push((model.epoch, grant.permit));
+                            permits.push((model.epoch, model.until, grant.permit));
                         }
                     }
                     Move::Settle(which, outcome) if !permits.is_empty() => {
-                        let (epoch, permit) = permits.swap_remove(which % permits.len());
+                        let (epoch, lease_end, permit) = permits.swap_remove(which % permits.len());
                         let before = model.state;
                         breaker.settle(permit, outcome, now, &settings);
                         if epoch == model.epoch {
@@ -457,7 +479,7 @@ mod tests {
                                 (State::HalfOpen, Outcome::Failure) => {
                                     model = Model::at(State::Open, now + 100, epoch + 1);
                                 }
-                                (State::HalfOpen, Outcome::Neutral) => model.until = 0,
+                                (State::HalfOpen, Outcome::Neutral) if model.until == lease_end => model.until = 0,
                                 _ => {}
                             }
                         }
@@ -467,7 +489,7 @@ mod tests {
                 let view = breaker.view();
                 prop_assert_eq!((view.state, view.failures), (model.state, model.failures));
             }
-            for (_, permit) in permits {
+            for (_, _, permit) in permits {
                 breaker.settle(permit, Outcome::Neutral, now, &settings);
             }
         }

@@ -26,6 +26,8 @@ pub struct Client<S> {
     pub peer: IpAddr,
     /// It stands in the queue of this turn.
     pub queued: bool,
+    /// It counts against `limits.connections`; one that is only told that they are reached does not.
+    pub counted: bool,
 }
 
 /// States, named by what is awaited.
@@ -81,6 +83,7 @@ impl<S> Client<S> {
             state: ClientState::Idle,
             peer,
             queued: false,
+            counted: false,
         }
     }
 
@@ -140,10 +143,15 @@ pub fn read_head<N: Net>(
             client.conn.fill(&mut ctx.net, scratch)
         } else {
             let room = ctx.pool.large_size().saturating_sub(client.conn.inbound.len());
+            if room == 0 {
+                // Limits that a reload has lowered: the head is judged as it is.
+                return Step::Dispatch;
+            }
             client.conn.fill_inbound(&mut ctx.net, &mut ctx.pool, room)
         };
         match filled {
             Filled::Bytes(n) => ctx.budget = ctx.budget.saturating_sub(n),
+            Filled::Nothing if ctx.draining && client.state == ClientState::Idle => return Step::Close,
             Filled::Nothing => return Step::Wait,
             Filled::End | Filled::Broken => return Step::Close,
         }

@@ -130,6 +130,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         is_head: request.method == "HEAD",
         is_idempotent: request::is_idempotent(request.method),
         keeps_alive: request.keeps_alive(),
+        expects_continue: request.expects_continue,
         framing: request.framing,
         upgrade: None,
         head_len: request.len as u32,
@@ -180,7 +181,6 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         Framing::Chunked => false,
     };
     let Some((position, grant)) = pick(service, &tried, is_whole, ctx) else {
-        ctx.counters().rejected.bump();
         let (detail, token, retry_after_s) = unavailable(service, ctx);
         let facts = facts(meta, input, ctx);
         let reply = Reply {
@@ -295,6 +295,7 @@ fn unavailable<N: Net>(service: &Service, ctx: &Ctx<N>) -> (&'static str, &'stat
     }
     match resolved().filter_map(|upstream| upstream.identity.breaker.view().probe_at_ms).min() {
         Some(at) => {
+            ctx.counters().rejected.bump();
             let seconds = at.saturating_sub(now_ms).div_ceil(1000).max(1);
             ("every upstream's circuit is open", UNAVAILABLE, seconds)
         }
@@ -308,6 +309,7 @@ pub fn attempt<N>(grant: Grant, ctx: &Ctx<N>) -> Attempt {
     Attempt {
         upstream: None,
         permit: Some(grant.permit),
+        admitted: true,
         send: Send::Waiting,
         body: Transfer::EMPTY,
         receive: Receive::Head,

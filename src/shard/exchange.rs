@@ -115,6 +115,8 @@ pub struct RequestMeta {
     pub is_idempotent: bool,
     /// The client would send another one on this connection.
     pub keeps_alive: bool,
+    /// The client may wait for a 100 before it sends the body.
+    pub expects_continue: bool,
     /// Of its body.
     pub framing: request::Framing,
     /// Position among the service's `upgrades` of the protocol that is asked for.
@@ -165,6 +167,8 @@ pub struct Attempt {
     pub upstream: Option<UpstreamId>,
     /// Until it is settled.
     pub permit: Option<Permit>,
+    /// It counts as a request under way at its upstream: from the pick until [`Exchange::depart`].
+    pub admitted: bool,
     /// Request to upstream.
     pub send: Send,
     /// The request's body on its way.
@@ -279,6 +283,12 @@ impl Exchange {
         }
     }
 
+    /// Whether a 100 is awaited before the client sends its body.
+    fn awaits_continue(&self) -> bool {
+        let nothing_came = self.body_left == self.service().body_limit.unwrap_or(u64::MAX);
+        self.request.expects_continue && !self.attempt.answered && nothing_came && !self.attempt.body.is_done()
+    }
+
     /// Whether all that was read of the request is still held.
     pub fn is_replayable(&self) -> bool {
         let begun = self.attempt.receive != Receive::Head || self.attempt.answered;
@@ -292,15 +302,21 @@ impl Exchange {
         let outcome = if outcome == Outcome::Failure && self.has_opened { Outcome::Neutral } else { outcome };
         let upstream = self.upstream();
         let transition = upstream.identity.breaker.settle(permit, outcome, ctx.now.ms(), &upstream.breaker);
-        upstream.exit();
-        let counters = &upstream.identity.counters[ctx.shard()];
-        counters.in_flight.drop_one();
         if cause.is_some() {
-            counters.failures.bump();
+            upstream.identity.counters[ctx.shard()].failures.bump();
         }
         if let Some(transition) = transition {
             ctx.tell_moved(upstream, transition, cause);
             self.has_opened |= transition.to == crate::policy::breaker::State::Open;
+        }
+    }
+
+    /// The attempt has left its upstream: it is no request under way there any more.
+    pub fn depart<N>(&mut self, ctx: &Ctx<N>) {
+        if std::mem::take(&mut self.attempt.admitted) {
+            let upstream = self.upstream();
+            upstream.exit();
+            upstream.identity.counters[ctx.shard()].in_flight.drop_one();
         }
     }
 
@@ -330,6 +346,10 @@ pub fn awaited<S>(exchange: &Exchange, client: &Client<S>, upstream: &UpstreamCo
         (Send::Waiting, _) => Awaited::Upstream(timeouts.connect, Failure::ConnectTimeout),
         _ if !client.conn.outbound.is_empty() => Awaited::Client(patience),
         _ if holds(&exchange.attempt.pipe_down) => Awaited::Client(patience),
+        // The client waits for a 100 that the upstream owes.
+        (Send::Head { .. } | Send::Body, Receive::Head) if exchange.awaits_continue() => {
+            Awaited::Upstream(timeouts.response, Failure::ResponseTimeout)
+        }
         (Send::Head { .. } | Send::Body, Receive::Head | Receive::Body { .. })
             if upstream.conn.outbound.is_empty()
                 && !holds(&exchange.attempt.pipe_up)
@@ -821,7 +841,8 @@ fn final_head<N: Net>(
     };
     let mut transfer = Transfer::new(body, coding).drop_trailers(response.connection.names_fields());
     let sent = exchange.attempt.send == Send::Complete;
-    let is_last = !request.keeps_alive || client.conn.ready.has(Ready::READ_CLOSED);
+    let has_ended = client.conn.ready.has(Ready::READ_CLOSED) && !exchange.snapshot.client.half_close;
+    let is_last = !request.keeps_alive || has_ended;
     let then = if sent && is_last {
         Then::Close
     } else if !sent || ctx.draining || transfer.ends_by_close() {
@@ -906,10 +927,15 @@ fn receive_body<N: Net>(
         upstream.conn.fill(&mut ctx.net, scratch)
     };
     ctx.output.clear();
+    let is_reset = matches!(exchange.attempt.send, Send::Broken { .. }) || upstream.conn.ready.has(Ready::BROKEN);
     let input = if inside { upstream.conn.inbound.bytes() } else { scratch.bytes() };
     let passed = match filled {
         Filled::Nothing => return Ok(false),
         Filled::Broken => return Err(Event::UpstreamEnded { reset: true, inside }),
+        // A reset that the other flow has met first looks like an orderly end here.
+        Filled::End if is_reset && transfer.is_until_close() => {
+            return Err(Event::UpstreamEnded { reset: true, inside });
+        }
         Filled::End if transfer.close(&mut ctx.output) => Passed { consumed: 0, direct: 0, content: 0 },
         Filled::End => return Err(Event::UpstreamEnded { reset: false, inside }),
         Filled::Bytes(n) => {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Connections of one turn; what is left over makes the next poll wait zero.
 const PER_TURN: usize = 64;
+/// Connections over the limit that a shard answers at a time.
+const TURNED_AWAY: usize = 64;
 /// How long a pause for want of descriptors lasts at most.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -68,12 +70,18 @@ fn welcome<N: Net>(shard: &mut Shard<N>, mut socket: N::Stream, peer: std::net::
     shard.ctx.counters().accepted.bump();
     let mut client = Client::new(socket, peer);
     client.conn.deadline = shard.ctx.now.after(shard.snapshot.client.keep_alive);
-    let id = shard.clients.insert(client);
-    if shard.ctx.process.connect(shard.snapshot.connections) {
-        shard.drive(id);
-        return;
+    client.counted = shard.ctx.process.connect(shard.snapshot.connections);
+    if client.counted {
+        let id = shard.clients.insert(client);
+        return shard.drive(id);
     }
     shard.ctx.counters().over_limit.bump();
+    if shard.turned_away >= TURNED_AWAY {
+        // Dropped without a word: an answer needs a descriptor for as long as it takes to be read.
+        return;
+    }
+    shard.turned_away += 1;
+    let id = shard.clients.insert(client);
     let reply = Reply::unread(503, "the gateway has reached limits.connections", "connection_limit_reached");
     shard.reply(id, &reply);
     if let Some(client) = shard.clients.get_mut(id) {

@@ -177,6 +177,8 @@ impl<N> Ctx<N> {
 pub struct Shard<N: Net> {
     listeners: Vec<Listening<N::Listener>>,
     accept_again: Tick,
+    /// Connections over the limit that are being told so.
+    turned_away: usize,
     clients: Table<Client<N::Stream>, ClientKind>,
     exchanges: Table<Exchange>,
     upstreams: Upstreams<N::Stream>,
@@ -215,6 +217,7 @@ impl<'s> Reply<'s> {
             is_head: false,
             is_idempotent: false,
             keeps_alive: false,
+            expects_continue: false,
             framing: Framing::Empty,
             upgrade: None,
             head_len: 0,
@@ -254,6 +257,7 @@ impl<N: Net> Shard<N> {
         let mut shard = Shard {
             listeners: listeners.into_iter().map(|socket| Listening { socket, ready: true }).collect(),
             accept_again: Tick::START,
+            turned_away: 0,
             clients: Table::default(),
             exchanges: Table::default(),
             upstreams: Upstreams::default(),
@@ -403,11 +407,14 @@ impl<N: Net> Shard<N> {
         }
         for token in rang.drain(..) {
             match Subject::of_token(token as usize) {
-                Subject::Client(id) => match self.clients.get_mut(id) {
-                    Some(client) if client.conn.deadline <= self.ctx.now => self.expire(id),
-                    Some(client) => client.conn.arm(&mut self.wheel, token as usize),
-                    None => {}
-                },
+                Subject::Client(id) => {
+                    let waits = self.is_served_first(id);
+                    match self.clients.get_mut(id) {
+                        Some(client) if client.conn.deadline <= self.ctx.now && !waits => self.expire(id),
+                        Some(client) => client.conn.arm(&mut self.wheel, token as usize),
+                        None => {}
+                    }
+                }
                 Subject::Upstream(id) => match self.upstreams.table.get_mut(id) {
                     Some(upstream) if upstream.conn.deadline <= self.ctx.now => self.close_upstream(id),
                     Some(upstream) => upstream.conn.arm(&mut self.wheel, token as usize),
@@ -417,6 +424,20 @@ impl<N: Net> Shard<N> {
             }
         }
         self.rang = rang;
+    }
+
+    /// Whether what has arrived in this turn comes before a deadline that is over: a shard that was held up must
+    /// not blame others for it. A head and a whole exchange have no such claim: bytes in drops would prolong them.
+    fn is_served_first(&self, id: ClientId) -> bool {
+        let Some(client) = self.clients.get(id).filter(|client| client.queued) else { return false };
+        match client.state {
+            ClientState::Head { .. } => false,
+            ClientState::Exchange(exchange) => self.exchanges.get(exchange).is_some_and(|exchange| {
+                let total = exchange.service().total_timeout;
+                total.is_none_or(|total| exchange.started.after(total) > self.ctx.now)
+            }),
+            _ => true,
+        }
     }
 
     fn read_mail(&mut self) {
@@ -696,6 +717,7 @@ impl<N: Net> Shard<N> {
                     None => None,
                     Some((position, grant)) => {
                         ctx.counters().retries.bump();
+                        exchange.depart(ctx);
                         exchange.tried.add(position);
                         exchange.position = position;
                         exchange.attempt = dispatch::attempt(grant, ctx);
@@ -789,6 +811,7 @@ impl<N: Net> Shard<N> {
         let Some(exchange) = exchanges.get_mut(exchange_id) else { return Step::Close };
         let Receive::Done { then, reuse } = exchange.attempt.receive else { return Step::Cancel };
         exchange.settle(Outcome::Success, None, ctx);
+        exchange.depart(ctx);
         let sent = exchange.attempt.send == Send::Complete;
         let used = exchange.attempt.upstream.take();
         let upstream = exchange.upstream();
@@ -816,12 +839,13 @@ impl<N: Net> Shard<N> {
         let Shard { clients, exchanges, upstreams, ctx, .. } = self;
         let Some(client) = clients.get_mut(id) else { return Step::Wait };
         let ClientState::Exchange(exchange_id) = client.state else { return Step::Close };
-        let Some(mut exchange) = exchanges.remove(exchange_id) else { return Step::Close };
+        let Some(exchange) = exchanges.get_mut(exchange_id) else { return Step::Close };
         exchange.settle(Outcome::Success, None, ctx);
         let silence = exchange.upstream().timeouts.stream;
         let Some(upstream) = exchange.attempt.upstream else { return Step::Close };
         let silence_ms = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
-        client.state = ClientState::Tunnel(Tunnel { upstream, up: Half::Open, down: Half::Open, silence_ms });
+        let (up, down) = (Half::Open, Half::Open);
+        client.state = ClientState::Tunnel(Tunnel { upstream, exchange: exchange_id, up, down, silence_ms });
         client.conn.deadline = ctx.now.after(silence);
         if let Some(upstream) = upstreams.table.get_mut(upstream) {
             upstream.state = UpstreamState::Tunnel { client: id, shut: false };
@@ -881,6 +905,7 @@ impl<N: Net> Shard<N> {
         client.state = ClientState::Answering { then: Then::Close };
         let Some(mut exchange) = self.exchanges.remove(exchange_id) else { return };
         exchange.settle(outcome, None, &mut self.ctx);
+        exchange.depart(&self.ctx);
         self.ctx.give_back(exchange.attempt.pipe_up.take());
         self.ctx.give_back(exchange.attempt.pipe_down.take());
         if let Some(upstream) = exchange.attempt.upstream {
@@ -953,6 +978,9 @@ impl<N: Net> Shard<N> {
         let Some(client) = self.remove_client(id) else { return };
         if let ClientState::Tunnel(tunnel) = client.state {
             self.close_upstream(tunnel.upstream);
+            if let Some(mut exchange) = self.exchanges.remove(tunnel.exchange) {
+                exchange.depart(&self.ctx);
+            }
         }
         if is_part {
             self.ctx.net.reset(client.conn.socket);
@@ -962,7 +990,10 @@ impl<N: Net> Shard<N> {
     fn remove_client(&mut self, id: ClientId) -> Option<Client<N::Stream>> {
         let mut client = self.clients.remove(id)?;
         client.conn.release(&mut self.ctx.pool, &mut self.wheel);
-        self.ctx.process.disconnect();
+        match client.counted {
+            true => self.ctx.process.disconnect(),
+            false => self.turned_away -= 1,
+        }
         self.descriptor_freed();
         Some(client)
     }
@@ -1020,7 +1051,8 @@ impl<N: Net> Shard<N> {
         }
         assert_eq!(held, self.ctx.pool.lent(), "buffers out equal buffers held");
         assert!(permits <= self.exchanges.len(), "an attempt has one permit");
-        let exchanging = |client: &Client<N::Stream>| matches!(client.state, ClientState::Exchange(_));
+        let exchanging =
+            |client: &Client<N::Stream>| matches!(client.state, ClientState::Exchange(_) | ClientState::Tunnel(_));
         let exchanges = self.clients.iter().filter(|(_, client)| exchanging(client)).count();
         assert_eq!(exchanges, self.exchanges.len(), "every exchange has its client");
     }

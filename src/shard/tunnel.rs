@@ -8,6 +8,7 @@ use crate::ground::buffer::Buffer;
 use crate::shard::Ctx;
 use crate::shard::client::Client;
 use crate::shard::conn::{Broken, Conn, Filled};
+use crate::shard::exchange::ExchangeId;
 use crate::shard::net::{Net, UpstreamId};
 use crate::shard::upstreams::{UpstreamConn, UpstreamState};
 
@@ -16,6 +17,8 @@ use crate::shard::upstreams::{UpstreamConn, UpstreamState};
 pub struct Tunnel {
     /// The other end.
     pub upstream: UpstreamId,
+    /// The exchange that it came from, which stays under way.
+    pub exchange: ExchangeId,
     /// Client to upstream.
     pub up: Half,
     /// Upstream to client.
@@ -74,14 +77,18 @@ fn pour<N: Net>(
     scratch: &mut Buffer,
     ctx: &mut Ctx<N>,
 ) -> Result<bool, Broken> {
-    let moved = to.flush(&mut ctx.net, &mut ctx.pool)? > 0;
+    let moved = match to.flush(&mut ctx.net, &mut ctx.pool) {
+        Ok(n) => n > 0,
+        Err(Broken) => return Ok(give_up(to, half, ctx)),
+    };
     if !to.outbound.is_empty() {
         return Ok(moved);
     }
     match *half {
         Half::Shut => Ok(moved),
         Half::Ending => {
-            ctx.net.shutdown_write(&mut to.socket).map_err(|_| Broken)?;
+            // A receiver that is gone needs no end.
+            let _ = ctx.net.shutdown_write(&mut to.socket);
             *half = Half::Shut;
             Ok(true)
         }
@@ -89,9 +96,9 @@ fn pour<N: Net>(
             ctx.output.clear();
             // What came with the request's head, or behind the 101.
             if !from.inbound.is_empty() {
-                to.send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, from.inbound.bytes())?;
+                let sent = to.send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, from.inbound.bytes());
                 from.inbound.clear(&mut ctx.pool);
-                return Ok(true);
+                return Ok(sent.is_ok() || give_up(to, half, ctx));
             }
             scratch.reset();
             match from.fill(&mut ctx.net, scratch) {
@@ -103,11 +110,19 @@ fn pour<N: Net>(
                 }
                 Filled::Bytes(n) => {
                     ctx.budget = ctx.budget.saturating_sub(n);
-                    to.send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, scratch.bytes())?;
+                    let sent = to.send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, scratch.bytes());
                     scratch.reset();
-                    Ok(true)
+                    Ok(sent.is_ok() || give_up(to, half, ctx))
                 }
             }
         }
     }
+}
+
+/// The receiver takes no more, so this direction is over; what it has sent itself can still be read. Always
+/// progress.
+fn give_up<N: Net>(to: &mut Conn<N::Stream>, half: &mut Half, ctx: &mut Ctx<N>) -> bool {
+    to.outbound.clear(&mut ctx.pool);
+    *half = Half::Shut;
+    true
 }

@@ -62,8 +62,8 @@ impl Failure {
             io::ErrorKind::ConnectionRefused => Failure::Refused,
             io::ErrorKind::TimedOut => Failure::ConnectTimeout,
             io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => Failure::NoSocket,
-            // EMFILE and ENFILE have no kind of their own.
-            _ if matches!(error.raw_os_error(), Some(23 | 24)) => Failure::NoSocket,
+            // ENOMEM, ENFILE, EMFILE, ENOSPC (epoll_ctl(2)) and ENOBUFS: our own want, whatever their kind.
+            _ if matches!(error.raw_os_error(), Some(12 | 23 | 24 | 28 | 105)) => Failure::NoSocket,
             _ => Failure::Unreachable,
         }
     }

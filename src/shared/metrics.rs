@@ -53,7 +53,7 @@ pub struct ShardCounters {
     pub over_limit: Counter,
     /// Exchanges answered 503 because the available upstreams were at `max_requests`.
     pub saturated: Counter,
-    /// Exchanges answered 503 because no upstream was available.
+    /// Exchanges answered 503 because no breaker let them pass.
     pub rejected: Counter,
     /// Extra attempts.
     pub retries: Counter,

@@ -28,12 +28,16 @@ impl Process {
         }
     }
 
-    /// A client connection begins; whether it is within `limit`.
+    /// A client connection begins, if it is within `limit`.
     pub fn connect(&self, limit: usize) -> bool {
-        self.connections.fetch_add(1, Ordering::Relaxed) < limit
+        let within = self.connections.fetch_add(1, Ordering::Relaxed) < limit;
+        if !within {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        within
     }
 
-    /// A client connection ended.
+    /// A client connection that was within the limit ended.
     pub fn disconnect(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }

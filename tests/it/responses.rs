@@ -309,7 +309,8 @@ fn a_204_and_an_interim_response_have_no_length_whatever_the_method() {
                 }
             }
         }
-        assert_eq!(origin.connections(), 1);
+        // behind a 204 that announced a body, bytes may still come: those two connections are not used again
+        assert_eq!(origin.connections(), 3);
     }
 }
 
