@@ -122,7 +122,7 @@ fn upstream_status<'a, C: Courier>(control: &'a Control<C>, upstream: &'a Upstre
     let view = identity.breaker.view();
     let entries = control.history.of(identity).into_iter().flatten();
     // One that left the configuration and came back has no past.
-    let last = entries.filter(|entry| entry.time >= identity.created).last();
+    let last = entries.rev().find(|entry| entry.time >= identity.created);
     let sum = |pick: fn(&UpstreamCounters) -> &Counter| {
         identity.counters.iter().fold(0u64, |sum, shard| sum.wrapping_add(pick(shard).read()))
     };

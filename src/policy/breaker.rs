@@ -6,9 +6,9 @@
 //! | open | end of the cooldown | the first `acquire` at or after it claims the probe: half-open |
 //! | half-open | end of the probe's lease | the probe's success closes, its failure opens, neutral ends the lease; the first `acquire` after the lease claims another probe |
 //!
-//! Every change of state begins a generation; the probes of one half-open round share it. A [`Permit`] carries the generation in
-//! which it was given, and its outcome counts in that one only: what began before a trip cannot decide
-//! what happens after it. The closed path is one load of a word that nobody writes.
+//! Every change of state begins a generation; the probes of one half-open round share it. A [`Permit`]
+//! carries the generation in which it was given, and its outcome counts in that one only: what began before
+//! a trip cannot decide what happens after it. The closed path is one load of a word that nobody writes.
 //!
 //! Must not know: the clock (it is passed in), sockets, why something failed.
 

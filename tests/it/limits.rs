@@ -312,3 +312,26 @@ fn without_descriptors_accepting_pauses_and_comes_back() {
     wait_until("everybody is served again", || gateway.fetch("/v1/proxy/s/").status == 200);
     assert_eq!(gateway.breaker("s", &origin.url()), ("closed".to_owned(), 0), "a limit of ours is no failure");
 }
+
+#[test]
+fn a_tunnel_takes_one_of_the_most_requests() {
+    let origin = Origin::start(|conn| {
+        while let Some(request) = conn.request() {
+            if request.field("Upgrade").is_none() {
+                let _ = conn.send(ok("plain"));
+                continue;
+            }
+            let _ = conn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+            conn.wait_gone();
+            return;
+        }
+    });
+    let gateway = Gateway::start(&format!("s:\n  - {{url: \"{}\", max_requests: 1}}\n", origin.url()));
+    let mut caller = gateway.connect();
+    caller.send("GET /v1/proxy/s/ HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(caller.head().0, 101);
+    assert_proxy_problem(&gateway.fetch("/v1/proxy/s/"), 503, "connection_limit_reached");
+    assert_eq!(gateway.status()["services"][0]["upstreams"][0]["in_flight"], 1);
+    drop(caller);
+    wait_until("the tunnel's place is free", || gateway.fetch("/v1/proxy/s/").status == 200);
+}

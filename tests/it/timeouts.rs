@@ -274,3 +274,18 @@ fn a_response_head_in_drops_is_not_in_time() {
     let gateway = Gateway::with(limits, &service("s", &[&origin.url()], settings));
     assert_proxy_problem(&gateway.fetch("/v1/proxy/s/"), 504, "http_response_timeout");
 }
+
+#[test]
+fn an_upstream_that_owes_a_100_is_the_one_that_is_late() {
+    let origin = Origin::start(|conn| {
+        if conn.head().is_some() {
+            conn.wait_gone();
+        }
+    });
+    let settings = "timeouts: {response: 300ms}\nretries: {attempts: 0}";
+    let gateway = Gateway::start(&service("s", &[&origin.url()], settings));
+    let mut caller = gateway.connect();
+    caller.send("POST /v1/proxy/s/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+    assert_proxy_problem(&caller.answer(), 504, "http_response_timeout");
+    assert_eq!(gateway.breaker("s", &origin.url()), ("closed".to_owned(), 1));
+}

@@ -3,7 +3,7 @@
 
 use crate::support::origin::Conn;
 use crate::support::problem::assert_proxy_problem;
-use crate::support::{Gate, Gateway, Origin, RefusedPort, noise, ok, service};
+use crate::support::{Gate, Gateway, Origin, RefusedPort, noise, ok, service, wait_until};
 use std::sync::Arc;
 
 /// No retries, so that each request shows one outcome.
@@ -276,4 +276,26 @@ fn an_upstream_that_closes_while_the_request_is_sent_is_502_or_its_answer() {
 fn an_empty_list_of_upstreams_is_503() {
     let gateway = Gateway::start("empty: []\n");
     assert_proxy_problem(&gateway.fetch("/v1/proxy/empty/x"), 503, "destination_unavailable");
+}
+
+#[test]
+fn a_slow_upload_does_not_keep_others_from_probing() {
+    let mut origin = Origin::echo();
+    let settings = "circuit_breaker: {failure_threshold: 1, cooldown: 300ms}\nretries: {attempts: 0}";
+    let mut gateway = Gateway::start(&service("s", &[&origin.url()], settings));
+    assert_eq!(gateway.fetch("/v1/proxy/s/").status, 200);
+    origin.stop();
+    wait_until("it is open", || gateway.fetch("/v1/proxy/s/").status == 503);
+    origin.restart();
+    // its body never comes: as the probe it would hold everybody up until the client is shed
+    let mut slow = gateway.connect();
+    wait_until("the slow one is the probe", || {
+        slow = gateway.connect();
+        slow.send("POST /v1/proxy/s/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
+        !gateway.log_lines(|line| line.contains("→ half-open")).is_empty()
+    });
+    wait_until("another one has probed", || gateway.fetch("/v1/proxy/s/").status == 200);
+    gateway.wait_for_log("it is closed", |line| line.contains("→ closed"));
+    slow.send("hello");
+    assert_eq!(slow.answer().text(), "hello");
 }
