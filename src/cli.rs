@@ -80,20 +80,20 @@ fn run_demo(args: &DemoArgs) -> ExitCode {
     let mut upstreams = Vec::new();
     for number in 0..args.upstreams {
         let Some(port) = args.upstream_port.checked_add(number) else {
-            eprintln!("fusegate: port {} + {number} is above 65535", args.upstream_port);
+            process::eprint_quietly(&format!("fusegate: port {} + {number} is above 65535", args.upstream_port));
             return ExitCode::from(process::EXIT_FAILURE);
         };
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         match demo::start(address, &format!("upstream-{}", number + 1)) {
             Ok(upstream) => upstreams.push(upstream.address),
             Err(error) => {
-                eprintln!("fusegate: cannot listen on {address}: {error}");
+                process::eprint_quietly(&format!("fusegate: cannot listen on {address}: {error}"));
                 return ExitCode::from(process::EXIT_FAILURE);
             }
         }
     }
     if args.upstreams_only {
-        println!("upstreams: {}", list(&upstreams));
+        process::print_quietly(&format!("upstreams: {}", list(&upstreams)));
         loop {
             std::thread::park();
         }
@@ -104,7 +104,7 @@ fn run_demo(args: &DemoArgs) -> ExitCode {
         args.listen
     );
     let (gateway, first) = (args.listen, upstreams[0]);
-    println!(
+    process::print_quietly(&format!(
         "The gateway listens on http://{gateway}, its upstreams on {}.
 
 Try:
@@ -120,7 +120,7 @@ Try:
 The configuration in force:
 {config}",
         list(&upstreams)
-    );
+    ));
     process::serve(Source::Text("demo.yaml", config))
 }
 

@@ -105,12 +105,13 @@ pub fn check(source: &Source) -> ExitCode {
     }
 }
 
-/// A closed stderr must not end the program by a panic, as `eprintln!` would.
-fn eprint_quietly(text: &str) {
+/// Writes a line to stderr. A closed one must not end the program by a panic, as `eprintln!` would.
+pub fn eprint_quietly(text: &str) {
     let _ = io::Write::write_all(&mut io::stderr().lock(), format!("{}\n", text.trim_end()).as_bytes());
 }
 
-fn print_quietly(text: &str) {
+/// The same for stdout.
+pub fn print_quietly(text: &str) {
     let _ = io::Write::write_all(&mut io::stdout().lock(), format!("{text}\n").as_bytes());
 }
 
