@@ -180,7 +180,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         Framing::Length(length) => (input.len() - request.len) as u64 >= length,
         Framing::Chunked => false,
     };
-    let Some((position, grant)) = pick(service, &tried, is_whole, ctx) else {
+    let Some((position, grant)) = pick(service, &tried, is_whole, true, ctx) else {
         let (detail, token, retry_after_s) = unavailable(service, ctx);
         let facts = facts(meta, input, ctx);
         let reply = Reply {
@@ -257,12 +257,19 @@ fn head_ended(input: &[u8], scanned: usize) -> bool {
 const UNSENT_LEASE_MS: u64 = 1000;
 
 /// Draws tickets until an upstream with an address and a permit is found. `is_whole` says that all of the
-/// request is here.
-pub fn pick<N: Net>(service: &Service, tried: &Tried, is_whole: bool, ctx: &mut Ctx<N>) -> Option<(u16, Grant)> {
+/// request is here, `again` that one that was tried may be the last resort.
+pub fn pick<N: Net>(
+    service: &Service,
+    tried: &Tried,
+    is_whole: bool,
+    again: bool,
+    ctx: &mut Ctx<N>,
+) -> Option<(u16, Grant)> {
     let now_ms = ctx.now.ms();
     let picked = balance::pick(&service.cursor, &service.turns, service.upstreams.len(), tried, |position| {
         let upstream = &service.upstreams[usize::from(position)];
-        if upstream.addresses.is_empty() || !upstream.enter() {
+        let skipped = upstream.addresses.is_empty() || !again && tried.contains(position);
+        if skipped || !upstream.enter() {
             return None;
         }
         let lease_ms =

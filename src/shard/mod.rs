@@ -26,6 +26,7 @@ use crate::http::problem::{self, Problem};
 use crate::http::render::{self, Answer};
 use crate::http::request::{Framing, Refusal, Version};
 use crate::policy::breaker::{Outcome, Transition};
+use crate::policy::class::Class;
 use crate::policy::retry::{self, Account, Failed, Verdict};
 use crate::shard::client::{Client, ClientState, Then};
 use crate::shard::conn::{Filled, Ready};
@@ -709,11 +710,13 @@ impl<N: Net> Shard<N> {
             Verdict::Another { free } => {
                 let snapshot = exchange.snapshot.clone();
                 let service = &snapshot.services[exchange.service as usize];
+                // What could not be connected to a moment ago cannot now: asking again would only count twice.
+                let again = class != Some(Class::Connect);
                 let left = exchange.tried.count() <= service.retry_attempts;
                 let account = accounts.get_mut(service.identity.slot.number());
                 let now_s = (ctx.now.ms() / 1000) as u32;
                 let paid = left && (free || account.is_some_and(|account| account.spend(now_s)));
-                match paid.then(|| dispatch::pick(service, &exchange.tried, is_whole, ctx)).flatten() {
+                match paid.then(|| dispatch::pick(service, &exchange.tried, is_whole, again, ctx)).flatten() {
                     None => None,
                     Some((position, grant)) => {
                         ctx.counters().retries.bump();

@@ -502,3 +502,11 @@ fn both_of_two_open_is_503_with_the_earliest_probe() {
     let seconds: u64 = response.field("Retry-After").unwrap().parse().unwrap();
     assert!((61..=90).contains(&seconds), "{seconds}");
 }
+
+#[test]
+fn with_the_defaults_a_client_sees_exactly_five_failures_of_a_dead_upstream() {
+    let dead = RefusedPort::new();
+    let gateway = Gateway::start(&service("s", &[&dead.url()], ""));
+    let seen: Vec<u16> = (0..8).map(|_| gateway.fetch("/v1/proxy/s/").status).collect();
+    assert_eq!(seen, [502, 502, 502, 502, 502, 503, 503, 503]);
+}
