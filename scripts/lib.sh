@@ -32,9 +32,25 @@ start() {
    STARTED+=("$PID")
 }
 
-# A free port; another program may take it before we do, then the start says so.
+# free_port [N]: the first of N ports in a row that are free now, below those that the system gives to clients.
+# Another program may take one before we do; then the start says so.
 free_port() {
-   python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+   python3 - "${1:-1}" <<'PY'
+import random, socket, sys
+while True:
+    first, sockets = random.randrange(10000, 30000), []
+    try:
+        for port in range(first, first + int(sys.argv[1])):
+            sockets.append(socket.socket())
+            sockets[-1].bind(("127.0.0.1", port))
+        print(first)
+        break
+    except OSError:
+        pass
+    finally:
+        for one in sockets:
+            one.close()
+PY
 }
 
 # until_ok WHAT COMMAND…: tries every 50 ms, at most 20 s.
