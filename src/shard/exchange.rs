@@ -302,8 +302,10 @@ impl Exchange {
         let outcome = if outcome == Outcome::Failure && self.has_opened { Outcome::Neutral } else { outcome };
         let upstream = self.upstream();
         let transition = upstream.identity.breaker.settle(permit, outcome, ctx.now.ms(), &upstream.breaker);
+        let counters = &upstream.identity.counters[ctx.shard()];
+        counters.settled.bump();
         if cause.is_some() {
-            upstream.identity.counters[ctx.shard()].failures.bump();
+            counters.failures.bump();
         }
         if let Some(transition) = transition {
             ctx.tell_moved(upstream, transition, cause);

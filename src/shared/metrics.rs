@@ -35,6 +35,8 @@ pub struct UpstreamCounters {
     pub attempts: Counter,
     /// Attempts that failed, whatever the breaker made of it.
     pub failures: Counter,
+    /// Attempts whose permit was settled: in the end as many as began.
+    pub settled: Counter,
     /// Attempts under way.
     pub in_flight: Counter,
 }

@@ -483,6 +483,11 @@ impl Run {
             return Err(format!("{} connections are still counted", self.process.connections()));
         }
         for identity in self.identities.iter().filter_map(Weak::upgrade) {
+            let begun: u64 = identity.counters.iter().map(|c| c.attempts.read()).sum();
+            let settled: u64 = identity.counters.iter().map(|c| c.settled.read()).sum();
+            if begun != settled {
+                return Err(format!("{begun} attempts of {} began, {settled} permits were settled", identity.key));
+            }
             let in_flight: u64 = identity.counters.iter().fold(0, |sum, c| sum.wrapping_add(c.in_flight.read()));
             if in_flight != 0 {
                 return Err(format!("{} attempts of {} never ended", in_flight as i64, identity.key));
