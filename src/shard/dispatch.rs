@@ -386,7 +386,11 @@ fn refused<'s, N: Net>(
     service: Option<&'s str>,
 ) -> Verdict<'s> {
     ctx.note_refusal(refusal);
-    let (consumed, facts) = facts(meta, input, ctx);
+    let (consumed, mut facts) = facts(meta, input, ctx);
+    if facts.then == Then::Keep {
+        // Whoever is refused once is not listened to any longer.
+        facts.then = Then::Close;
+    }
     let reply = facts.reply(refusal.status(), refusal.detail(), Some(refusal.token()));
     Verdict::Replied { reply: Reply { service: service.map(Cow::Borrowed), ..reply }, consumed }
 }

@@ -76,8 +76,10 @@ fn the_gateways_own_answers_take_no_turn() {
     assert_eq!(caller.get("/livez").status, 200);
     assert_eq!(caller.get("/v1/proxy/nobody/").status, 404);
     assert_eq!(caller.get("/v1/status").status, 200);
+    // a refusal ends its connection
     assert_eq!(caller.get("/v1/proxy/s/../x").status, 400);
-    assert_eq!(order(&mut caller, 3), "bab");
+    caller.expect_eof();
+    assert_eq!(order(&mut gateway.connect(), 3), "bab");
 }
 
 #[test]
