@@ -6,6 +6,7 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use fusegate::control::build;
+use fusegate::ground::random::Random;
 use fusegate::ground::tick::Tick;
 use fusegate::ground::wheel::{Alarm, Wheel};
 use fusegate::http::body::{Body, Chunked, Coding, Transfer};
@@ -14,8 +15,9 @@ use fusegate::http::render::{self, Onward, Persistence};
 use fusegate::http::request::{Request, Storage, Version};
 use fusegate::http::response::Response;
 use fusegate::http::target::{Route, Target};
-use fusegate::policy::balance::{self, Cursor, Tried};
-use fusegate::policy::breaker::{Breaker, Outcome, Settings};
+
+use fusegate::policy::balance::{self, Cursor, Draw, Policy, Tried, Turns};
+use fusegate::policy::breaker::{Breaker, Mode, Outcome, Settings};
 use fusegate::shared::snapshot::Snapshot;
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -25,7 +27,18 @@ use std::time::{Duration, Instant};
 
 /// The defaults of the configuration.
 const LIMITS: Limits = Limits { request_line: 8 << 10, header_bytes: 32 << 10, headers: 100 };
-const SETTINGS: Settings = Settings { failure_threshold: 5, cooldown_ms: 60_000, lease_ms: 32_000 };
+const SETTINGS: Settings = Settings {
+    mode: Mode::Enforce,
+    failure_threshold: 5,
+    cooldown_ms: 60_000,
+    backoff: 100,
+    max_cooldown_ms: 60_000,
+    jitter: 0,
+    half_open_probes: 1,
+    success_threshold: 1,
+    lease_ms: 32_000,
+    rates: None,
+};
 /// Bytes that one read of the shard may give.
 const READ: usize = 64 << 10;
 
@@ -155,17 +168,35 @@ fn chunked_bodies(criterion: &mut Criterion) {
 }
 
 /// Two upstreams behind one cursor.
-#[derive(Default)]
 struct Pair {
+    turns: Turns,
     cursor: Cursor,
+    backup_cursor: Cursor,
     breakers: [Breaker; 2],
+}
+
+impl Default for Pair {
+    fn default() -> Pair {
+        let (cursor, backup_cursor, breakers) = Default::default();
+        Pair { turns: Turns::of(&[(0, 1, false), (1, 1, false)]), cursor, backup_cursor, breakers }
+    }
 }
 
 impl Pair {
     /// One request's part: a turn, a permit, its end.
     fn exchange(&self, now_ms: u64) {
-        let take = |position: u16| self.breakers[usize::from(position)].acquire(now_ms, SETTINGS.lease_ms);
-        let picked = balance::pick(&self.cursor, &[0, 1], 2, black_box(&Tried::default()), take);
+        let tried = Tried::default();
+        let draw = Draw {
+            policy: black_box(Policy::RoundRobin),
+            turns: &self.turns,
+            cursor: &self.cursor,
+            backup_cursor: &self.backup_cursor,
+            tried: black_box(&tried),
+            key: None,
+        };
+        let take =
+            |position: u16, _| self.breakers[usize::from(position)].acquire(now_ms, SETTINGS.lease_ms, &SETTINGS);
+        let picked = balance::pick(&draw, &mut Random::new(1), |_| 0, |_| (0, 1), take);
         let Some((position, grant)) = picked else { panic!("both breakers are closed") };
         let breaker = &self.breakers[usize::from(position)];
         black_box(breaker.settle(grant.permit, Outcome::Success, now_ms, &SETTINGS));
@@ -175,10 +206,12 @@ impl Pair {
 fn breakers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("closed breaker");
     group.throughput(Throughput::Elements(1));
-    let breaker = Breaker::new();
+    let breaker = Breaker::default();
     group.bench_function("acquire and settle/1 thread", |bencher| {
         bencher.iter(|| {
-            let Some(grant) = breaker.acquire(black_box(1), SETTINGS.lease_ms) else { panic!("it is closed") };
+            let Some(grant) = breaker.acquire(black_box(1), SETTINGS.lease_ms, &SETTINGS) else {
+                panic!("it is closed")
+            };
             breaker.settle(grant.permit, Outcome::Success, black_box(2), &SETTINGS)
         });
     });

@@ -4,7 +4,10 @@
 //!
 //! Must not know: YAML, positions, sockets.
 
-use crate::policy::class::FailureOn;
+use crate::policy::balance;
+use crate::policy::breaker::Mode;
+use crate::policy::class::Causes;
+use crate::policy::retry;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -25,8 +28,12 @@ pub struct Service {
     pub name: String,
     /// In configuration order, as listed: a URL listed twice stands here twice. May be empty.
     pub upstreams: Vec<Upstream>,
-    /// `retries.attempts`: extra tries of an exchange, 0 to 15.
-    pub retry_attempts: u8,
+    /// `load_balancing`.
+    pub balancing: Balancing,
+    /// `retries`.
+    pub retries: retry::Policy,
+    /// `circuit_breaker.when_all_open`.
+    pub when_all_open: WhenAllOpen,
     /// `timeouts.total` of an exchange; `None` is off.
     pub total_timeout: Option<Duration>,
     /// `body_limit`: bytes of a request body; `None` is off.
@@ -56,6 +63,14 @@ pub struct Upstream {
     pub host: HostHeader,
     /// `max_requests`: concurrent requests of the process; `None` is off.
     pub max_requests: Option<u32>,
+    /// `weight`: its share of the turns, 0 to 1000; 0 gives it none.
+    pub weight: u32,
+    /// `backup`: it serves when no other can.
+    pub backup: bool,
+    /// `health_check`; `None` is off.
+    pub health: Option<HealthCheck>,
+    /// `dns`.
+    pub dns: Dns,
 }
 
 /// A parsed upstream URL: scheme `http`, no user-info, query or fragment.
@@ -86,20 +101,156 @@ impl UpstreamUrl {
     }
 }
 
+/// `load_balancing` of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Balancing {
+    /// `policy`.
+    pub policy: balance::Policy,
+    /// `hash_on`: set when the policy is `hash`.
+    pub hash_on: Option<HashOn>,
+    /// How long an upstream that is new or well again is spared; zero is off.
+    pub slow_start: Duration,
+}
+
+/// What the policy `hash` makes its key of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashOn {
+    /// The address of the peer.
+    ClientIp,
+    /// The value of a field, its name in lower case.
+    Header(String),
+    /// The value of a cookie.
+    Cookie(String),
+    /// The path below the service, without the query.
+    Path,
+}
+
+/// What happens to a request when every upstream is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenAllOpen {
+    /// 503 with `Retry-After`.
+    #[default]
+    Reject,
+    /// It becomes an early probe, one at a time for each upstream.
+    Probe,
+    /// It is sent as if no breaker were there.
+    Ignore,
+}
+
 /// `circuit_breaker` of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CircuitBreaker {
+    /// `enabled` and `mode`.
+    pub mode: Mode,
     /// Failures in a row that open it, at least 1; exactly this one opens.
     pub failure_threshold: u32,
     /// How long it stays open, at least 1 ms.
     pub cooldown: Duration,
+    /// Hundredths by which each re-opening in a row multiplies the cooldown; 100 keeps it.
+    pub backoff: u32,
+    /// What the cooldown grows to at most; `None` is the cooldown itself.
+    pub max_cooldown: Option<Duration>,
+    /// Share of the cooldown that chance may add, in hundredths of a percent.
+    pub jitter: u32,
+    /// Probes at once, at least 1.
+    pub half_open_probes: u32,
+    /// Successes that close it, at least 1.
+    pub success_threshold: u32,
+    /// How long a probe may take before another is sent; `None` is what `timeouts` allow for an answer.
+    pub probe_timeout: Option<Duration>,
     /// What counts as a failure.
-    pub failure_on: FailureOn,
+    pub failure_on: Causes,
+    /// What counts as nothing.
+    pub neutral_on: Causes,
+    /// Share of failures in the window that opens, in hundredths of a percent; 0 is off.
+    pub failure_rate: u32,
+    /// Of both rates, at least 100 ms.
+    pub window: Duration,
+    /// Outcomes in the window below which no rate is judged, at least 1.
+    pub min_requests: u32,
+    /// From where on an answer is slow; `None` is off.
+    pub slow_after: Option<Duration>,
+    /// Share of slow answers in the window that opens, in hundredths of a percent; 0 makes each slow answer a
+    /// failure.
+    pub slow_rate: u32,
+    /// When no upstream of the service is left.
+    pub when_all_open: WhenAllOpen,
 }
 
 impl Default for CircuitBreaker {
     fn default() -> CircuitBreaker {
-        CircuitBreaker { failure_threshold: 5, cooldown: Duration::from_secs(60), failure_on: FailureOn::default() }
+        CircuitBreaker {
+            mode: Mode::Enforce,
+            failure_threshold: 5,
+            cooldown: Duration::from_secs(60),
+            backoff: 100,
+            max_cooldown: None,
+            jitter: 0,
+            half_open_probes: 1,
+            success_threshold: 1,
+            probe_timeout: None,
+            failure_on: Causes::default(),
+            neutral_on: Causes::none(),
+            failure_rate: 0,
+            window: Duration::from_secs(10),
+            min_requests: 20,
+            slow_after: None,
+            slow_rate: 0,
+            when_all_open: WhenAllOpen::Reject,
+        }
+    }
+}
+
+/// `health_check` of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Path and query that are asked for, below the upstream's base path.
+    pub path: String,
+    /// `GET` or `HEAD`, or another method.
+    pub method: String,
+    /// Between two checks.
+    pub interval: Duration,
+    /// For a whole check.
+    pub timeout: Duration,
+    /// Failed checks in a row that open the breaker, at least 1.
+    pub unhealthy: u32,
+    /// Good ones in a row that close it, at least 1.
+    pub healthy: u32,
+    /// Statuses that are good.
+    pub expect: Causes,
+    /// Only upstreams whose breaker is open are checked.
+    pub only_open: bool,
+}
+
+impl Default for HealthCheck {
+    fn default() -> HealthCheck {
+        let mut expect = Causes::none();
+        (200..400).for_each(|status| expect.add_status(status));
+        HealthCheck {
+            path: String::new(),
+            method: "GET".to_owned(),
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(2),
+            unhealthy: 3,
+            healthy: 2,
+            expect,
+            only_open: false,
+        }
+    }
+}
+
+/// `dns` of an upstream whose host is a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// How often the name is asked for again; zero only at start and reload.
+    pub refresh: Duration,
+    /// How long its last addresses are used while it does not resolve; zero is for ever.
+    pub stale: Duration,
+}
+
+impl Default for Dns {
+    fn default() -> Dns {
+        Dns { refresh: Duration::from_secs(30), stale: Duration::from_secs(600) }
     }
 }
 

@@ -31,6 +31,10 @@ pub(super) enum Rule<T: 'static> {
     Duration(Duration, fn(&mut T, Duration)),
     /// The same, or 0.
     DurationOrZero(Duration, fn(&mut T, Duration)),
+    /// `20%` or `0.2`, in hundredths of a percent, up to 100 %.
+    Percent(fn(&mut T, u32)),
+    /// `1.5`, in hundredths.
+    Factor(RangeInclusive<u32>, fn(&mut T, u32)),
     /// Text with rules of its own.
     Text(fn(&mut T, &str) -> Result<(), Fault>),
     /// Whatever else: a mapping with a table of its own, a list.
@@ -110,6 +114,8 @@ impl<'a> Reader<'a> {
             Rule::Size(range, set) => set(target, self.size(node, range)?),
             Rule::Duration(most, set) => set(target, self.duration(node, *most, false)?),
             Rule::DurationOrZero(most, set) => set(target, self.duration(node, *most, true)?),
+            Rule::Percent(set) => set(target, self.percent(node)?),
+            Rule::Factor(range, set) => set(target, self.factor(node, range)?),
             Rule::Text(set) => {
                 let text = self.string(node)?;
                 set(target, &text).unwrap_or_else(|fault| self.error(node, fault));
@@ -207,6 +213,32 @@ impl<'a> Reader<'a> {
         None
     }
 
+    /// Whether a node is the word `false`, which switches a mapping off.
+    pub(super) fn is_false(&mut self, node: &Node) -> bool {
+        matches!(&node.value, Value::Scalar(scalar) if !node.is_null() && scalar.plain && scalar.text == "false")
+    }
+
+    fn percent(&mut self, node: &Node) -> Option<u32> {
+        let text = self.text(node)?;
+        units::percent(self.key(), &text.value).map_err(|fault| self.error(node, fault)).ok()
+    }
+
+    fn factor(&mut self, node: &Node, range: &RangeInclusive<u32>) -> Option<u32> {
+        let text = self.text(node)?;
+        match units::hundredths(&text.value) {
+            Some(value) if range.contains(&value) => return Some(value),
+            Some(_) => {
+                let (least, most) = (range.start() / 100, range.end() / 100);
+                self.error(node, out_of_range(self.key(), &text.value, least, most));
+            }
+            None => {
+                let fault = Fault::new(format!("{} must be a number, not {}", self.key(), quote(&text.value)));
+                self.error(node, fault.help("such as 2 or 1.5"));
+            }
+        }
+        None
+    }
+
     fn count(&mut self, node: &Node, range: &RangeInclusive<u64>) -> Option<u64> {
         let leaf = self.leaf(node)?;
         self.number(node, leaf, range, "a whole number")
@@ -258,7 +290,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    fn duration(&mut self, node: &Node, most: Duration, zero: bool) -> Option<Duration> {
+    pub(super) fn duration(&mut self, node: &Node, most: Duration, zero: bool) -> Option<Duration> {
         let text = self.text(node)?;
         let fault = match units::duration(self.key(), &text.value) {
             Ok(value) if zero && value.is_zero() => return Some(value),

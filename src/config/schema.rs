@@ -6,12 +6,18 @@
 //! Must not know: how a tree is walked, in which order settings are laid over each other.
 
 use super::diagnostics::{Fault, quote};
-use super::model::{self, CircuitBreaker, Client, Gateway, HostHeader, Limits, Pool, Timeouts};
+use super::model::{
+    self, Balancing, CircuitBreaker, Client, Dns, Gateway, HashOn, HealthCheck, HostHeader, Limits, Pool, Timeouts,
+    WhenAllOpen,
+};
 use super::reader::{Field, Reader, Rule};
 use super::suggest::did_you_mean;
 use super::tree::{Node, Value};
 use super::{units, url};
-use crate::policy::class::{Class, FailureOn};
+use crate::policy::balance;
+use crate::policy::breaker::Mode;
+use crate::policy::class::{Causes, Class};
+use crate::policy::retry;
 use log::LevelFilter;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -26,7 +32,8 @@ const MOST_ADDRESSES: usize = 64;
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) breaker: CircuitBreaker,
-    pub(super) retry_attempts: u8,
+    pub(super) balancing: Balancing,
+    pub(super) retries: retry::Policy,
     pub(super) timeouts: Timeouts,
     pub(super) total_timeout: Option<Duration>,
     pub(super) pool: Pool,
@@ -34,13 +41,18 @@ pub(super) struct Settings {
     pub(super) max_requests: Option<u32>,
     pub(super) body_limit: Option<u64>,
     pub(super) upgrades: Vec<String>,
+    pub(super) weight: u32,
+    pub(super) backup: bool,
+    pub(super) health: Option<HealthCheck>,
+    pub(super) dns: Dns,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
             breaker: CircuitBreaker::default(),
-            retry_attempts: 1,
+            balancing: Balancing::default(),
+            retries: retry::Policy::default(),
             timeouts: Timeouts::default(),
             total_timeout: None,
             pool: Pool::default(),
@@ -48,6 +60,10 @@ impl Default for Settings {
             max_requests: None,
             body_limit: None,
             upgrades: vec!["websocket".to_owned()],
+            weight: 1,
+            backup: false,
+            health: None,
+            dns: Dns::default(),
         }
     }
 }
@@ -66,24 +82,32 @@ const fn field<T>(key: &'static str, rule: Rule<T>) -> Field<T> {
 /// A service as a mapping.
 pub(super) const SERVICE: &[Field<Settings>] = &[
     field("upstreams", Rule::Apart),
+    field("load_balancing", LOAD_BALANCING),
     field("circuit_breaker", CIRCUIT_BREAKER),
     field("retries", RETRIES),
     field("timeouts", EXCHANGE_TIMEOUTS),
     field("pool", POOL),
     field("headers", HEADERS),
+    HEALTH_CHECK,
+    DNS,
     BODY_LIMIT,
     UPGRADES,
     field("url", Rule::Elsewhere("it belongs in an entry of upstreams")),
     field("max_requests", Rule::Elsewhere("it belongs in an entry of upstreams")),
+    field("weight", Rule::Elsewhere("it belongs in an entry of upstreams")),
+    field("backup", Rule::Elsewhere("it belongs in an entry of upstreams")),
 ];
 
 /// `gateway.defaults`.
 pub(super) const DEFAULTS: &[Field<Settings>] = &[
+    field("load_balancing", LOAD_BALANCING),
     field("circuit_breaker", CIRCUIT_BREAKER),
     field("retries", RETRIES),
     field("timeouts", EXCHANGE_TIMEOUTS),
     field("pool", POOL),
     field("headers", HEADERS),
+    HEALTH_CHECK,
+    DNS,
     BODY_LIMIT,
     UPGRADES,
     field("upstreams", Rule::Elsewhere("only a service has upstreams")),
@@ -92,7 +116,9 @@ pub(super) const DEFAULTS: &[Field<Settings>] = &[
 /// An upstream as a mapping.
 pub(super) const UPSTREAM: &[Field<Settings>] = &[
     field("url", Rule::Apart),
-    field("circuit_breaker", CIRCUIT_BREAKER),
+    field("weight", Rule::Count(0..=1000, |settings, count| settings.weight = count as u32)),
+    field("backup", Rule::Flag(|settings, value| settings.backup = value)),
+    field("circuit_breaker", UPSTREAM_BREAKER),
     field("timeouts", ATTEMPT_TIMEOUTS),
     field("pool", POOL),
     field("headers", HEADERS),
@@ -100,6 +126,9 @@ pub(super) const UPSTREAM: &[Field<Settings>] = &[
         "max_requests",
         Rule::Count(0..=1_000_000, |settings, count| settings.max_requests = (count > 0).then_some(count as u32)),
     ),
+    HEALTH_CHECK,
+    DNS,
+    field("load_balancing", Rule::Elsewhere("it belongs to the service, beside upstreams")),
     field("retries", Rule::Elsewhere("it belongs to the service, beside upstreams")),
     field("body_limit", Rule::Elsewhere("it belongs to the service, beside upstreams")),
     field("upgrades", Rule::Elsewhere("it belongs to the service, beside upstreams")),
@@ -112,19 +141,258 @@ const BODY_LIMIT: Field<Settings> = field(
 const UPGRADES: Field<Settings> =
     field("upgrades", Rule::Node(|settings, node, reader| upgrades(&mut settings.upgrades, node, reader)));
 
-const CIRCUIT_BREAKER: Rule<Settings> =
-    Rule::Node(|settings, node, reader| reader.mapping(node, BREAKER_FIELDS, &mut settings.breaker));
+/// Probes at once, and successes that close: each probe is a request that may fail.
+const MOST_PROBES: u64 = 100;
+
+const CIRCUIT_BREAKER: Rule<Settings> = Rule::Node(|settings, node, reader| {
+    reader.mapping(node, BREAKER_FIELDS, &mut settings.breaker);
+    if settings.breaker.max_cooldown.is_some_and(|most| most < settings.breaker.cooldown) {
+        let fault = Fault::new("max_cooldown is shorter than cooldown");
+        reader.error(place(node, &["max_cooldown", "cooldown"]), fault);
+    }
+    if settings.breaker.slow_rate > 0 && settings.breaker.slow_after.is_none() {
+        let fault = Fault::new("slow_rate has no effect without slow_after");
+        reader.error(place(node, &["slow_rate"]), fault);
+    }
+    if let Some(code) = settings.breaker.failure_on.shared_status(&settings.breaker.neutral_on) {
+        let fault = Fault::new(format!("status {code} is both in failure_on and in neutral_on"));
+        reader.error(place(node, &["neutral_on", "failure_on"]), fault);
+    }
+});
+
+const UPSTREAM_BREAKER: Rule<Settings> = Rule::Node(|settings, node, reader| {
+    let service = settings.breaker.when_all_open;
+    let Rule::Node(read) = CIRCUIT_BREAKER else { return };
+    read(settings, node, reader);
+    settings.breaker.when_all_open = service;
+    if let Some(at) = node.find("when_all_open") {
+        let fault = Fault::new("when_all_open has no place in an upstream");
+        reader.error(at, fault.help("it is about all upstreams of a service: it belongs beside upstreams"));
+    }
+});
+
+/// The first of these keys that a mapping has, or the mapping.
+fn place<'a>(node: &'a Node, keys: &[&str]) -> &'a Node {
+    keys.iter().find_map(|key| node.find(key)).unwrap_or(node)
+}
 
 const BREAKER_FIELDS: &[Field<CircuitBreaker>] = &[
+    field(
+        "enabled",
+        Rule::Flag(|breaker, on| {
+            // `mode` may have been read before.
+            breaker.mode = match (on, breaker.mode) {
+                (false, _) => Mode::Off,
+                (true, Mode::Off) => Mode::Enforce,
+                (true, mode) => mode,
+            }
+        }),
+    ),
+    field("mode", Rule::Text(breaker_mode)),
     field("failure_threshold", Rule::Count(1..=1_000_000, |breaker, count| breaker.failure_threshold = count as u32)),
     field("cooldown", Rule::Duration(MONTH, |breaker, value| breaker.cooldown = value)),
-    field("failure_on", Rule::Node(|breaker, node, reader| failure_on(&mut breaker.failure_on, node, reader))),
+    field("backoff", Rule::Factor(100..=10_000, |breaker, value| breaker.backoff = value)),
+    field("max_cooldown", Rule::Duration(MONTH, |breaker, value| breaker.max_cooldown = Some(value))),
+    field("jitter", Rule::Percent(|breaker, value| breaker.jitter = value)),
+    field("half_open_probes", Rule::Count(1..=MOST_PROBES, |breaker, count| breaker.half_open_probes = count as u32)),
+    field("success_threshold", Rule::Count(1..=MOST_PROBES, |breaker, count| breaker.success_threshold = count as u32)),
+    field("probe_timeout", Rule::Duration(DAY, |breaker, value| breaker.probe_timeout = Some(value))),
+    field("failure_on", Rule::Node(|breaker, node, reader| causes(&mut breaker.failure_on, node, reader, &[]))),
+    field(
+        "neutral_on",
+        Rule::Node(|breaker, node, reader| causes(&mut breaker.neutral_on, node, reader, ALWAYS_NEUTRAL)),
+    ),
+    field("failure_rate", Rule::Percent(|breaker, value| breaker.failure_rate = value)),
+    field("window", Rule::Node(|breaker, node, reader| window(&mut breaker.window, node, reader))),
+    field("min_requests", Rule::Count(1..=80_000, |breaker, count| breaker.min_requests = count as u32)),
+    field(
+        "slow_after",
+        Rule::DurationOrZero(DAY, |breaker, value| breaker.slow_after = (!value.is_zero()).then_some(value)),
+    ),
+    field("slow_rate", Rule::Percent(|breaker, value| breaker.slow_rate = value)),
+    field("when_all_open", Rule::Text(when_all_open)),
 ];
 
-const RETRIES: Rule<Settings> = Rule::Node(|settings, node, reader| reader.mapping(node, RETRY_FIELDS, settings));
+/// Words that `neutral_on` may have because they are neutral anyway.
+const ALWAYS_NEUTRAL: &[&str] = &["client_abort", "rejected"];
 
-const RETRY_FIELDS: &[Field<Settings>] =
-    &[field("attempts", Rule::Count(0..=15, |settings, count| settings.retry_attempts = count as u8))];
+fn breaker_mode(breaker: &mut CircuitBreaker, text: &str) -> Result<(), Fault> {
+    let mode = *one_of("mode", text, &[("enforce", Mode::Enforce), ("observe", Mode::Observe)])?;
+    if breaker.mode != Mode::Off {
+        breaker.mode = mode;
+    }
+    Ok(())
+}
+
+fn when_all_open(breaker: &mut CircuitBreaker, text: &str) -> Result<(), Fault> {
+    let words = [("reject", WhenAllOpen::Reject), ("probe", WhenAllOpen::Probe), ("ignore", WhenAllOpen::Ignore)];
+    breaker.when_all_open = *one_of("when_all_open", text, &words)?;
+    Ok(())
+}
+
+/// A tenth of it is the smallest step of the window.
+fn window(window: &mut Duration, node: &Node, reader: &mut Reader<'_>) {
+    let Some(value) = reader.duration(node, DAY, false) else { return };
+    if value < Duration::from_millis(100) {
+        return reader.error(node, Fault::new("window must be at least 100ms"));
+    }
+    *window = value;
+}
+
+/// What `text` names among `words`.
+fn one_of<'w, T>(key: &str, text: &str, words: &'w [(&'static str, T)]) -> Result<&'w T, Fault> {
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Ok(value);
+    }
+    let names = || words.iter().map(|(word, _)| *word);
+    let fault = Fault::new(format!("{key} {} is none of {}", quote(text), names().collect::<Vec<_>>().join(", ")));
+    Err(did_you_mean(text, names()).into_iter().fold(fault, Fault::help))
+}
+
+const LOAD_BALANCING: Rule<Settings> = Rule::Node(|settings, node, reader| {
+    reader.mapping(node, BALANCING_FIELDS, &mut settings.balancing);
+    let hashes = settings.balancing.policy == balance::Policy::Hash;
+    if hashes && settings.balancing.hash_on.is_none() && node.find("hash_on").is_none() {
+        let fault = Fault::new("policy hash needs hash_on");
+        reader.error(place(node, &["policy"]), fault.help(HASH_WORDS));
+    } else if !hashes && let Some(at) = node.find("hash_on") {
+        reader.error(at, Fault::new("hash_on has no effect without policy: hash"));
+    }
+});
+
+const BALANCING_FIELDS: &[Field<Balancing>] = &[
+    field("policy", Rule::Text(policy)),
+    field("hash_on", Rule::Text(hash_on)),
+    field("slow_start", Rule::DurationOrZero(DAY, |balancing, value| balancing.slow_start = value)),
+];
+
+fn policy(balancing: &mut Balancing, text: &str) -> Result<(), Fault> {
+    balancing.policy = *one_of("policy", text, &balance::Policy::ALL.map(|policy| (policy.word(), policy)))?;
+    Ok(())
+}
+
+const HASH_WORDS: &str = "hash_on is client_ip, path, header:NAME or cookie:NAME";
+
+fn hash_on(balancing: &mut Balancing, text: &str) -> Result<(), Fault> {
+    let is_token = |name: &str| name.len() <= 256 && crate::http::fields::is_token(name.as_bytes());
+    balancing.hash_on = Some(match text.split_once(':') {
+        None if text == "client_ip" => HashOn::ClientIp,
+        None if text == "path" => HashOn::Path,
+        Some(("header", name)) if is_token(name) => HashOn::Header(name.to_ascii_lowercase()),
+        Some(("cookie", name)) if is_token(name) => HashOn::Cookie(name.to_owned()),
+        _ => return Err(Fault::new(format!("hash_on has an unknown key {}", quote(text))).help(HASH_WORDS)),
+    });
+    Ok(())
+}
+
+const RETRIES: Rule<Settings> =
+    Rule::Node(|settings, node, reader| reader.mapping(node, RETRY_FIELDS, &mut settings.retries));
+
+const RETRY_FIELDS: &[Field<retry::Policy>] = &[
+    field("attempts", Rule::Count(0..=15, |retries, count| retries.attempts = count as u8)),
+    field("on", Rule::Node(retry_on)),
+    field("methods", Rule::Node(|retries, node, reader| methods(&mut retries.methods, node, reader))),
+    field("budget", Rule::Percent(|retries, value| retries.budget = value)),
+    field("budget_min", Rule::Count(0..=1_000_000, |retries, count| retries.budget_min = count as u32)),
+    field("body_limit", Rule::Size(0..=16 << 20, |retries, bytes| retries.body_limit = bytes as u64)),
+    field(
+        "per_try_timeout",
+        Rule::DurationOrZero(DAY, |retries, value| retries.per_try_timeout = (!value.is_zero()).then_some(value)),
+    ),
+    field("backoff", Rule::DurationOrZero(DAY, |retries, value| retries.backoff = (!value.is_zero()).then_some(value))),
+];
+
+fn retry_on(retries: &mut retry::Policy, node: &Node, reader: &mut Reader<'_>) {
+    causes(&mut retries.on, node, reader, &[]);
+    if retries.on.counts_class(Class::Cut) {
+        let fault = Fault::new("on must not have cut: a response that has begun cannot be taken back");
+        reader.error(node, fault);
+    }
+}
+
+fn methods(methods: &mut Vec<String>, node: &Node, reader: &mut Reader<'_>) {
+    let Value::List(items) = &node.value else {
+        let fault = Fault::new("methods must be a list");
+        return reader.error(node, fault.help("write it as [GET, HEAD, PUT]"));
+    };
+    methods.clear();
+    for item in items {
+        let Some(text) = reader.text(item) else { continue };
+        if let Err(fault) = check_method(&text.value) {
+            reader.error(item, fault);
+        } else if !methods.contains(&text.value) {
+            methods.push(text.value);
+        }
+    }
+}
+
+/// Methods are told apart by case (RFC 9110 section 9.1).
+fn check_method(text: &str) -> Result<(), Fault> {
+    let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"];
+    if text.len() > 32 || !crate::http::fields::is_token(text.as_bytes()) {
+        return Err(Fault::new(format!("{} is not a method", quote(text))));
+    }
+    match known.into_iter().find(|known| *known != text && known.eq_ignore_ascii_case(text)) {
+        Some(meant) => Err(Fault::new(format!("method {} is misspelt", quote(text))).help(format!("write {meant}"))),
+        None => Ok(()),
+    }
+}
+
+const HEALTH_CHECK: Field<Settings> = field("health_check", Rule::Node(health_check));
+
+fn health_check(settings: &mut Settings, node: &Node, reader: &mut Reader<'_>) {
+    if reader.is_false(node) {
+        settings.health = None;
+        return;
+    }
+    let mut check = settings.health.take().unwrap_or_default();
+    reader.mapping(node, HEALTH_FIELDS, &mut check);
+    if check.path.is_empty() && node.find("path").is_none() {
+        reader.error(node, Fault::new("a health_check needs a path").help("such as {path: /healthz}"));
+    }
+    settings.health = Some(check);
+}
+
+const HEALTH_FIELDS: &[Field<HealthCheck>] = &[
+    field("path", Rule::Text(check_path)),
+    field(
+        "method",
+        Rule::Text(|check, text| {
+            check_method(text)?;
+            text.clone_into(&mut check.method);
+            Ok(())
+        }),
+    ),
+    field("interval", Rule::Duration(DAY, |check, value| check.interval = value)),
+    field("timeout", Rule::Duration(DAY, |check, value| check.timeout = value)),
+    field("unhealthy", Rule::Count(1..=1000, |check, count| check.unhealthy = count as u32)),
+    field("healthy", Rule::Count(1..=1000, |check, count| check.healthy = count as u32)),
+    field("expect", Rule::Node(|check, node, reader| statuses(&mut check.expect, node, reader))),
+    field("when", Rule::Text(check_when)),
+];
+
+fn check_path(check: &mut HealthCheck, text: &str) -> Result<(), Fault> {
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if !text.starts_with('/') || !printable || text.len() > 4096 {
+        let fault = Fault::new(format!("path {} is not a path", quote(text)));
+        return Err(fault.help("it begins with a slash and has neither spaces nor a fragment"));
+    }
+    text.clone_into(&mut check.path);
+    Ok(())
+}
+
+fn check_when(check: &mut HealthCheck, text: &str) -> Result<(), Fault> {
+    check.only_open = *one_of("when", text, &[("always", false), ("open", true)])?;
+    Ok(())
+}
+
+const DNS: Field<Settings> =
+    field("dns", Rule::Node(|settings, node, reader| reader.mapping(node, DNS_FIELDS, &mut settings.dns)));
+
+const DNS_FIELDS: &[Field<Dns>] = &[
+    field("refresh", Rule::DurationOrZero(DAY, |dns, value| dns.refresh = value)),
+    field("stale", Rule::DurationOrZero(MONTH, |dns, value| dns.stale = value)),
+];
 
 const EXCHANGE_TIMEOUTS: Rule<Settings> =
     Rule::Node(|settings, node, reader| reader.mapping(node, EXCHANGE_TIMEOUT_FIELDS, settings));
@@ -214,13 +482,7 @@ const LEVELS: [(&str, LevelFilter); 6] = [
 ];
 
 fn log_level(gateway: &mut Gateway, text: &str) -> Result<(), Fault> {
-    let words = LEVELS.iter().map(|(word, _)| *word);
-    let Some((_, level)) = LEVELS.iter().find(|(word, _)| *word == text) else {
-        let all = words.clone().collect::<Vec<_>>().join(", ");
-        let fault = Fault::new(format!("level {} is none of {all}", quote(text)));
-        return Err(did_you_mean(text, words).into_iter().fold(fault, Fault::help));
-    };
-    gateway.log_level = *level;
+    gateway.log_level = *one_of("level", text, &LEVELS)?;
     Ok(())
 }
 
@@ -303,38 +565,74 @@ fn upgrades(protocols: &mut Vec<String>, node: &Node, reader: &mut Reader<'_>) {
     }
 }
 
-fn failure_on(set: &mut FailureOn, node: &Node, reader: &mut Reader<'_>) {
+/// A list of classes, statuses and ranges of them; `more` are words that change nothing.
+fn causes(set: &mut Causes, node: &Node, reader: &mut Reader<'_>, more: &[&str]) {
+    let key = reader.key();
     let Value::List(items) = &node.value else {
-        let fault = Fault::new("failure_on must be a list");
+        let fault = Fault::new(format!("{key} must be a list"));
         return reader.error(node, fault.help("write it as [connect, timeout, 5xx, 429]"));
     };
-    *set = FailureOn::none();
+    *set = Causes::none();
     for item in items {
         let Some(text) = reader.text(item) else { continue };
-        if let Err(fault) = failure(set, &text.value) {
+        if more.contains(&&*text.value) {
+            continue;
+        }
+        if let Err(fault) = cause(key, set, &text.value) {
             reader.error(item, fault);
         }
     }
 }
 
 /// A class, a status code or a range of codes.
-fn failure(set: &mut FailureOn, text: &str) -> Result<(), Fault> {
+fn cause(key: &str, set: &mut Causes, text: &str) -> Result<(), Fault> {
     if let Some(class) = Class::from_word(text) {
         set.add_class(class);
         return Ok(());
     }
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (Some(first), Some(last)) = (status(first), status(last)) else {
-        let words = Class::ALL.map(Class::word);
-        let fault = Fault::new(format!("failure_on has an unknown entry {}", quote(text)));
-        let known = || format!("the classes are {}; or a status from 100 to 599, or 500-599", words.join(", "));
-        return Err(fault.help(did_you_mean(text, words).unwrap_or_else(known)));
+    if let Some((first, last)) = status_range(text) {
+        return add_statuses(key, set, first, last);
+    }
+    let words = Class::ALL.map(Class::word);
+    let fault = Fault::new(format!("{key} has an unknown entry {}", quote(text)));
+    let known = || format!("the classes are {}; or a status from 100 to 599, or 500-599", words.join(", "));
+    Err(fault.help(did_you_mean(text, words).unwrap_or_else(known)))
+}
+
+/// Statuses and ranges of them, one or a list.
+fn statuses(set: &mut Causes, node: &Node, reader: &mut Reader<'_>) {
+    let key = reader.key();
+    let listed: Vec<&Node> = match &node.value {
+        Value::List(items) => items.iter().map(|item| &**item).collect(),
+        _ => vec![node],
     };
+    if listed.is_empty() {
+        reader.error(node, Fault::new(format!("{key} has no status")));
+    }
+    *set = Causes::none();
+    for node in listed {
+        let Some(text) = reader.text(node) else { continue };
+        let added = match status_range(&text.value) {
+            Some((first, last)) => add_statuses(key, set, first, last),
+            None => Err(Fault::new(format!("{key} has an unknown entry {}", quote(&text.value)))
+                .help("write a status from 100 to 599, or a range such as 200-399")),
+        };
+        added.unwrap_or_else(|fault| reader.error(node, fault));
+    }
+}
+
+fn add_statuses(key: &str, set: &mut Causes, first: u16, last: u16) -> Result<(), Fault> {
     if first > last {
-        return Err(Fault::new(format!("failure_on has a range from {first} down to {last}")));
+        return Err(Fault::new(format!("{key} has a range from {first} down to {last}")));
     }
     (first..=last).for_each(|code| set.add_status(code));
     Ok(())
+}
+
+/// `503`, or `500-599`.
+fn status_range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some((status(first)?, status(last)?))
 }
 
 fn status(text: &str) -> Option<u16> {
@@ -361,7 +659,7 @@ fn knows<T>(table: &[Field<T>], key: &str) -> bool {
 impl Settings {
     /// An upstream with these settings.
     pub(super) fn upstream(self, url: model::UpstreamUrl) -> model::Upstream {
-        let Settings { breaker, timeouts, pool, host, max_requests, .. } = self;
-        model::Upstream { url, breaker, timeouts, pool, host, max_requests }
+        let Settings { breaker, timeouts, pool, host, max_requests, weight, backup, health, dns, .. } = self;
+        model::Upstream { url, breaker, timeouts, pool, host, max_requests, weight, backup, health, dns }
     }
 }

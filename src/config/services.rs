@@ -10,6 +10,7 @@ use super::schema::{self, Process, Settings};
 use super::suggest::did_you_mean;
 use super::tree::{Entry, Node, Value};
 use super::url;
+use crate::policy::balance::{MOST_TURNS, turns_needed};
 use std::collections::HashMap;
 
 /// Upstreams of one service.
@@ -30,15 +31,35 @@ pub(super) fn config<'a>(root: &'a Node, reader: &mut Reader<'a>) -> Config {
     if let Some(node) = root.find("gateway").filter(|node| !is_list(node)) {
         reader.mapping(node, schema::GATEWAY, &mut process);
     }
-    if !entries.iter().any(is_service) {
+    let below = services_below(root);
+    let entries: Vec<&Entry> = match below {
+        Some(below) => {
+            for entry in entries.iter().filter(|entry| is_service(entry) && &*entry.key != "services") {
+                let fault = Fault::new("services stand both at the top level and under \"services\"");
+                reader.findings.error(entry.key_at, fault.help("write all of them in one of the two places"));
+            }
+            below.iter().filter(|entry| is_list(&entry.value) || !entry.key.starts_with("x-")).collect()
+        }
+        None => entries.iter().filter(|entry| is_service(entry)).collect(),
+    };
+    if entries.is_empty() {
         reader.findings.warning(None, Fault::new("no services: every request will be answered 404"));
     }
     let mut services = Vec::new();
-    for entry in entries.iter().filter(|entry| is_service(entry)) {
+    for entry in entries {
         reader.scope = Scope::Service(&entry.key);
         services.extend(service(entry, &process.defaults, reader));
     }
     Config { services, gateway: process.gateway }
+}
+
+/// The services of a file that keeps them under a key of their own. With `upstreams` in it, the key is the name
+/// of a service.
+fn services_below(root: &Node) -> Option<&[Entry]> {
+    match root.find("services").map(|node| (node, &node.value)) {
+        Some((node, Value::Mapping(entries))) if node.find("upstreams").is_none() => Some(entries),
+        _ => None,
+    }
 }
 
 fn is_list(node: &Node) -> bool {
@@ -68,17 +89,16 @@ fn service<'a>(entry: &'a Entry, defaults: &Settings, reader: &mut Reader<'a>) -
         reader.mapping(&entry.value, schema::SERVICE, &mut settings);
     }
     let upstreams = upstreams(entry, listed, &settings, reader);
-    let Settings { retry_attempts, total_timeout, body_limit, upgrades, .. } = settings;
-    Some(Service { name: name.to_owned(), upstreams, retry_attempts, total_timeout, body_limit, upgrades })
+    let Settings { balancing, retries, breaker, total_timeout, body_limit, upgrades, .. } = settings;
+    let when_all_open = breaker.when_all_open;
+    let name = name.to_owned();
+    Some(Service { name, upstreams, balancing, retries, when_all_open, total_timeout, body_limit, upgrades })
 }
 
 /// A mapping without upstreams is most likely not meant as a service; then what is in it says nothing.
 fn no_upstreams(entry: &Entry, defaults: &Settings, reader: &mut Reader<'_>) {
     let name = &*entry.key;
-    let meant = match name {
-        "services" => Some("services stand at the top level: move them out of \"services\"".to_owned()),
-        _ => schema::home(name).or_else(|| did_you_mean(name, ["gateway"])),
-    };
+    let meant = schema::home(name).or_else(|| did_you_mean(name, ["gateway", "services"]));
     if meant.is_none() {
         reader.mapping(&entry.value, schema::SERVICE, &mut defaults.clone());
     }
@@ -121,6 +141,17 @@ fn upstreams<'a>(entry: &'a Entry, listed: &'a Node, settings: &Settings, reader
             reader.error(item, fault.help(help));
         }
         upstreams.push(upstream);
+    }
+    let turns = |backup: bool| {
+        let weights = upstreams.iter().filter(move |upstream| upstream.backup == backup);
+        turns_needed(weights.map(|upstream| upstream.weight))
+    };
+    if turns(false).max(turns(true)) > MOST_TURNS {
+        let fault = Fault::new(format!("the weights of service {} need more than {MOST_TURNS} turns", quote(name)));
+        reader.error(listed, fault.help("use smaller weights, or weights that share a divisor"));
+    } else if !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.weight == 0) {
+        let fault = Fault::new(format!("every upstream of service {} has weight 0: it answers 503", quote(name)));
+        reader.findings.warning(listed.at, fault);
     }
     upstreams
 }
@@ -173,4 +204,6 @@ fn same_settings(a: &Upstream, b: &Upstream) -> bool {
         && a.pool == b.pool
         && a.host == b.host
         && a.max_requests == b.max_requests
+        && (a.weight, a.backup) == (b.weight, b.backup)
+        && (&a.health, a.dns) == (&b.health, b.dns)
 }

@@ -2,7 +2,8 @@
 
 use super::model::*;
 use super::*;
-use crate::policy::class::{Class, FailureOn};
+use crate::policy::breaker::Mode;
+use crate::policy::class::{Causes, Class};
 use proptest::prelude::*;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -58,7 +59,7 @@ fn the_short_form_is_complete() {
     assert_eq!(loaded.warnings, []);
     assert_eq!(loaded.config.gateway, Gateway::default());
     let [service] = loaded.config.services.as_slice() else { panic!() };
-    assert_eq!((service.name.as_str(), service.retry_attempts, service.total_timeout), ("user-service", 1, None));
+    assert_eq!((service.name.as_str(), service.retries.attempts, service.total_timeout), ("user-service", 1, None));
     let ports: Vec<u16> = service.upstreams.iter().map(|upstream| upstream.url.port).collect();
     assert_eq!(ports, [9001, 9002]);
     let upstream = &service.upstreams[0];
@@ -110,10 +111,10 @@ fn circuit_breakers() {
     assert_eq!(first_upstream("circuit_breaker: {failure_threshold: 3}").breaker.failure_threshold, 3);
     assert_eq!(first_upstream("circuit_breaker: {cooldown: 20s}").breaker.cooldown, 20 * SECOND);
     assert_eq!(first_upstream("circuit_breaker:").breaker, CircuitBreaker::default());
-    let mut set = FailureOn::none();
+    let mut set = Causes::none();
     [Class::Connect, Class::Status].into_iter().for_each(|class| set.add_class(class));
     assert_eq!(on("[connect, 5xx]"), set);
-    assert_eq!(on("[]"), FailureOn::none());
+    assert_eq!(on("[]"), Causes::none());
     let codes = on("[503, 400-402, '429']");
     assert!([503, 400, 401, 402, 429].into_iter().all(|code| codes.counts_status(code)));
     assert!(!codes.counts_status(403) && !codes.counts_status(500) && !codes.counts_class(Class::Status));
@@ -141,7 +142,18 @@ fn circuit_breakers() {
         ("{failure_on: [502-500]}", "3:34 failure_on has a range from 502 down to 500"),
         ("{failure_on: [[503]]}", "3:34 failure_on must be a single value, not a list"),
         ("[cooldown]", "3:20 circuit_breaker must be a mapping"),
-        ("{backoff: 2}", "3:21 unknown key \"backoff\" in circuit_breaker of service \"s\""),
+        ("{mode: watch}", "3:27 mode \"watch\" is none of enforce, observe"),
+        ("{backoff: 0.5}", "3:30 backoff must be from 1 to 100, not \"0.5\""),
+        ("{backoff: twice}", "3:30 backoff must be a number, not \"twice\""),
+        ("{max_cooldown: 5s}", "3:35 max_cooldown is shorter than cooldown"),
+        ("{jitter: 20}", "3:29 jitter needs a percent sign: write \"20%\""),
+        ("{half_open_probes: 0}", "3:39 half_open_probes must be from 1 to 100, not \"0\""),
+        ("{window: 10ms}", "3:29 window must be at least 100ms"),
+        ("{slow_rate: 50%}", "3:32 slow_rate has no effect without slow_after"),
+        ("{neutral_on: [gone]}", "3:34 neutral_on has an unknown entry \"gone\""),
+        ("{failure_on: [429], neutral_on: [429]}", "3:52 status 429 is both in failure_on and in neutral_on"),
+        ("{when_all_open: panic}", "3:36 when_all_open \"panic\" is none of reject, probe, ignore"),
+        ("{probe_timeout: 0}", "3:36 probe_timeout must be from 1ms to 24h, not \"0\""),
     ] {
         assert_eq!(bad(&service(&format!("circuit_breaker: {text}"))), [problem]);
     }
@@ -149,10 +161,31 @@ fn circuit_breakers() {
 
 #[test]
 fn retries() {
-    let attempts = |n: &str| good(&service(&format!("retries: {{attempts: {n}}}"))).services[0].retry_attempts;
+    let attempts = |n: &str| good(&service(&format!("retries: {{attempts: {n}}}"))).services[0].retries.attempts;
     assert_eq!((attempts("0"), attempts("15"), attempts("0xF")), (0, 15, 15));
     assert_eq!(bad(&service("retries: {attempts: 16}")), ["3:23 attempts must be from 0 to 15, not \"16\""]);
-    assert_eq!(bad(&service("retries: {on: [connect]}")), ["3:13 unknown key \"on\" in retries of service \"s\""]);
+    let all = "retries: {on: [timeout, 5xx, 429], methods: [GET, POST], budget: 100%, budget_min: 0, body_limit: 1KiB, \
+               per_try_timeout: 500ms, backoff: 10ms}";
+    let retries = good(&service(all)).services.remove(0).retries;
+    assert!(retries.on.counts_class(Class::Timeout) && retries.on.counts_status(429) && retries.on.counts_status(503));
+    assert!(!retries.on.counts_class(Class::Connect), "a list replaces the default");
+    assert!(retries.repeats("POST") && !retries.repeats("PUT"));
+    assert_eq!((retries.budget, retries.budget_min, retries.body_limit), (10_000, 0, 1024));
+    assert_eq!((retries.per_try_timeout, retries.backoff), (Some(SECOND / 2), Some(SECOND / 100)));
+    for (text, problem) in [
+        ("{on: [cut]}", "3:17 on must not have cut: a response that has begun cannot be taken back"),
+        ("{on: [conect]}", "3:18 on has an unknown entry \"conect\""),
+        ("{methods: GET}", "3:22 methods must be a list"),
+        ("{methods: [get]}", "3:23 method \"get\" is misspelt"),
+        ("{methods: ['G T']}", "3:23 \"G T\" is not a method"),
+        ("{budget: 20}", "3:21 budget needs a percent sign: write \"20%\""),
+        ("{budget: 120%}", "3:21 budget must be from 0% to 100%, not \"120%\""),
+        ("{body_limit: 5}", "3:25 body_limit needs a unit: write \"5B\" or \"5KiB\""),
+        ("{per_try_timeout: 1}", "3:30 per_try_timeout needs a unit: write \"1ms\" or \"1s\""),
+        ("{backoff: fast}", "3:22 backoff is not a duration: \"fast\""),
+    ] {
+        assert_eq!(bad(&service(&format!("retries: {text}"))), [problem]);
+    }
     assert_eq!(
         bad("s: [{url: http://a, retries: {attempts: 1}}]"),
         ["1:21 retries has no place in an upstream of service \"s\""]
@@ -365,8 +398,8 @@ gateway:
 ",
     );
     let [s, t] = config.services.as_slice() else { panic!() };
-    assert_eq!((s.retry_attempts, s.total_timeout), (3, Some(9 * SECOND)));
-    assert_eq!((t.retry_attempts, t.total_timeout), (2, Some(8 * SECOND)));
+    assert_eq!((s.retries.attempts, s.total_timeout), (3, Some(9 * SECOND)));
+    assert_eq!((t.retries.attempts, t.total_timeout), (2, Some(8 * SECOND)));
     let all = || s.upstreams.iter().chain(&t.upstreams);
     assert_eq!(all().map(|u| u.timeouts.response.as_secs()).collect::<Vec<_>>(), [3, 4, 2]);
     assert!(all().all(|u| u.timeouts.connect == SECOND && u.timeouts.idle == 60 * SECOND));
@@ -439,6 +472,109 @@ fn what_warns_is_still_a_configuration() {
 }
 
 #[test]
+fn breakers_in_full() {
+    let all = "circuit_breaker: {mode: observe, backoff: 1.5, cooldown: 1s, max_cooldown: 5m, jitter: 20%, \
+               half_open_probes: 2, success_threshold: 3, probe_timeout: 4s, \
+               neutral_on: [client_abort, rejected, cut, 404], failure_rate: 0.5, window: 1m, min_requests: 7, slow_after: 2s, slow_rate: 90%, when_all_open: probe}";
+    let service_of = |text: &str| good(&service(text)).services.remove(0);
+    let breaker = service_of(all).upstreams.remove(0).breaker;
+    assert_eq!((breaker.mode, breaker.backoff, breaker.max_cooldown), (Mode::Observe, 150, Some(300 * SECOND)));
+    assert_eq!((breaker.jitter, breaker.half_open_probes, breaker.success_threshold), (2000, 2, 3));
+    assert_eq!((breaker.probe_timeout, breaker.window, breaker.min_requests), (Some(4 * SECOND), 60 * SECOND, 7));
+    assert_eq!((breaker.failure_rate, breaker.slow_after, breaker.slow_rate), (5000, Some(2 * SECOND), 9000));
+    assert!(breaker.neutral_on.counts_class(Class::Cut) && breaker.neutral_on.counts_status(404));
+    assert_eq!(service_of(all).when_all_open, WhenAllOpen::Probe);
+    let mode = |text: &str| service_of(&format!("circuit_breaker: {text}")).upstreams[0].breaker.mode;
+    assert_eq!((mode("{enabled: false}"), mode("{enabled: true}")), (Mode::Off, Mode::Enforce));
+    assert_eq!(
+        (mode("{enabled: false, mode: observe}"), mode("{mode: observe, enabled: false}")),
+        (Mode::Off, Mode::Off)
+    );
+    assert_eq!(
+        bad("s: [{url: http://a, circuit_breaker: {when_all_open: probe}}]"),
+        ["1:54 when_all_open has no place in an upstream"]
+    );
+}
+
+#[test]
+fn balancing() {
+    let balancing = |text: &str| good(&service(&format!("load_balancing: {text}"))).services.remove(0).balancing;
+    assert_eq!(balancing("{}"), Balancing::default());
+    assert_eq!(balancing("{policy: p2c, slow_start: 30s}").slow_start, 30 * SECOND);
+    let hash_on = |text: &str| balancing(&format!("{{policy: hash, hash_on: {text}}}")).hash_on;
+    assert_eq!((hash_on("client_ip"), hash_on("path")), (Some(HashOn::ClientIp), Some(HashOn::Path)));
+    assert_eq!(hash_on("'header:X-User'"), Some(HashOn::Header("x-user".to_owned())));
+    assert_eq!(hash_on("'cookie:Session'"), Some(HashOn::Cookie("Session".to_owned())));
+    for (text, problem) in [
+        (
+            "{policy: roundrobin}",
+            "3:28 policy \"roundrobin\" is none of round_robin, least_requests, p2c, random, hash",
+        ),
+        ("{policy: hash}", "3:28 policy hash needs hash_on"),
+        ("{hash_on: path}", "3:29 hash_on has no effect without policy: hash"),
+        ("{policy: hash, hash_on: 'header:'}", "3:43 hash_on has an unknown key \"header:\""),
+    ] {
+        assert_eq!(bad(&service(&format!("load_balancing: {text}"))), [problem]);
+    }
+    let weighted = good("s: [{url: http://a, weight: 3}, {url: http://b, weight: 0}, {url: http://c, backup: true}]");
+    let [a, b, c] = &*weighted.services[0].upstreams else { panic!() };
+    assert_eq!((a.weight, b.weight, c.weight), (3, 0, 1));
+    assert_eq!((a.backup, c.backup), (false, true));
+    assert_eq!(bad("s: [{url: http://a, weight: 1001}]"), ["1:29 weight must be from 0 to 1000, not \"1001\""]);
+    assert_eq!(bad(&service("weight: 3")), ["3:3 weight has no place in service \"s\""]);
+    let many: String =
+        (0..200).map(|n| format!("  - {{url: 'http://a:{}', weight: {}}}\n", n + 1, 801 + n % 2)).collect();
+    assert_eq!(bad(&format!("s:\n{many}")), ["2:3 the weights of service \"s\" need more than 100000 turns"]);
+}
+
+#[test]
+fn health_checks_and_names() {
+    let upstream_of = |text: &str| good(&service(text)).services.remove(0).upstreams.remove(0);
+    assert_eq!(upstream_of("retries: {}").health, None);
+    let check = upstream_of(
+        "health_check: {path: /healthz?x=1, method: HEAD, interval: 1s, timeout: 100ms, unhealthy: 1, \
+        healthy: 5, expect: [200, 300-302], when: open}",
+    )
+    .health
+    .expect("a check");
+    assert_eq!((check.path.as_str(), check.method.as_str(), check.only_open), ("/healthz?x=1", "HEAD", true));
+    assert_eq!((check.unhealthy, check.healthy, check.interval, check.timeout), (1, 5, SECOND, SECOND / 10));
+    assert!(check.expect.counts_status(301) && !check.expect.counts_status(204));
+    let off = good(
+        "gateway:\n  defaults: {health_check: {path: /up}}\ns: {upstreams: [http://a, {url: http://b, health_check: false}]}\n",
+    );
+    let [a, b] = &*off.services[0].upstreams else { panic!() };
+    assert!(a.health.is_some() && b.health.is_none());
+    let dns = upstream_of("dns: {refresh: 5s, stale: 0}").dns;
+    assert_eq!((dns.refresh, dns.stale), (5 * SECOND, Duration::ZERO));
+    for (text, problem) in [
+        ("{interval: 1s}", "3:17 a health_check needs a path"),
+        ("{path: healthz}", "3:24 path \"healthz\" is not a path"),
+        ("{path: /, method: get}", "3:35 method \"get\" is misspelt"),
+        ("{path: /, expect: [99]}", "3:36 expect has an unknown entry \"99\""),
+        ("{path: /, expect: []}", "3:35 expect has no status"),
+        ("{path: /, when: never}", "3:33 when \"never\" is none of always, open"),
+        ("{path: /, unhealthy: 0}", "3:38 unhealthy must be from 1 to 1000, not \"0\""),
+        ("true", "3:17 health_check must be a mapping"),
+    ] {
+        assert_eq!(bad(&service(&format!("health_check: {text}")))[0], problem);
+    }
+    assert_eq!(bad(&service("dns: {refresh: 5}")), ["3:18 refresh needs a unit: write \"5ms\" or \"5s\""]);
+}
+
+#[test]
+fn services_under_a_key_of_their_own() {
+    let config =
+        good("services:\n  a: [http://a]\n  x-y: {anchor: 1}\n  b: {upstreams: [http://b]}\ngateway: {workers: 2}\n");
+    assert_eq!(config.services.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(
+        bad("services:\n  a: [http://a]\nb: [http://b]\n"),
+        ["3:1 services stand both at the top level and under \"services\""]
+    );
+    assert_eq!(good("services: {upstreams: [http://a]}").services[0].name, "services");
+}
+
+#[test]
 fn every_problem_is_reported_in_one_run() {
     let problems = bad("s:
   - http://a:0
@@ -490,9 +626,9 @@ const EXACT: &[(&str, &str)] = &[
     ("s: [{url: http://a, retries: {attempts: 1}}]\n", r#"c.yaml:1:21: error: retries has no place in an upstream of service "s"
     1 | s: [{url: http://a, retries: {attempts: 1}}]
       |                     ^^^^^^^ it belongs to the service, beside upstreams"#),
-    ("services:\n  a: [http://a]\n", r#"c.yaml:1:1: error: service "services" has no upstreams
-    1 | services:
-      | ^^^^^^^^ services stand at the top level: move them out of "services""#),
+    ("services:\n  a: [http://a]\nb: [http://b]\n", r#"c.yaml:3:1: error: services stand both at the top level and under "services"
+    3 | b: [http://b]
+      | ^ write all of them in one of the two places"#),
     ("listen: 0.0.0.0:80\n", r#"c.yaml:1:9: error: service "listen" must be a list of URLs or a mapping with upstreams
     1 | listen: 0.0.0.0:80
       |         ^^^^^^^^^^ listen belongs in gateway"#),

@@ -79,6 +79,38 @@ pub(super) fn size(key: &str, text: &str) -> Result<u64, Fault> {
     count.checked_mul(factor).ok_or_else(|| too_large(key, text))
 }
 
+/// `20%` or `0.2`, at most all; in hundredths of a percent.
+pub(super) fn percent(key: &str, text: &str) -> Result<u32, Fault> {
+    let share = match text.strip_suffix('%') {
+        Some(number) => hundredths(number),
+        // Four digits behind the point are hundredths of a percent.
+        None => scale(text, 4).filter(|share| *share <= 10_000),
+    };
+    match share {
+        Some(share) if share <= 10_000 => Ok(share),
+        Some(_) => Err(Fault::new(format!("{key} must be from 0% to 100%, not {}", quote(text)))),
+        None if is_number(text) && scale(text, 4).is_some() => {
+            Err(Fault::new(format!("{key} needs a percent sign: write \"{text}%\"")))
+        }
+        None => Err(Fault::new(format!("{key} is not a share: {}", quote(text))).help("write \"20%\" or \"0.2\"")),
+    }
+}
+
+/// A number with at most two digits behind the point, in hundredths.
+pub(super) fn hundredths(text: &str) -> Option<u32> {
+    scale(text, 2)
+}
+
+/// A number with at most `digits` digits behind the point, times ten to the power of them.
+fn scale(text: &str, digits: usize) -> Option<u32> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if !is_number(text) || whole.len() > DIGITS || fraction.trim_end_matches('0').len() > digits {
+        return None;
+    }
+    let fraction: String = fraction.chars().chain(std::iter::repeat('0')).take(digits).collect();
+    format!("{whole}{fraction}").parse().ok()
+}
+
 /// A duration as the file would write it.
 pub(super) fn show_duration(duration: Duration) -> String {
     let nanoseconds = duration.as_nanos();
@@ -205,6 +237,28 @@ mod tests {
         assert_eq!(message(size("buffer", "65536")), "buffer needs a unit: write \"64KiB\" | ");
         assert_eq!(message(size("buffer", "64")), "buffer needs a unit: write \"64B\" or \"64KiB\" | ");
         assert_eq!(message(size("buffer", "1500")), "buffer needs a unit: write \"1500B\" | ");
+    }
+
+    #[test]
+    fn shares() {
+        let share = |text| percent("budget", text).ok();
+        assert_eq!(
+            (share("20%"), share("0.2"), share("100%"), share("1")),
+            (Some(2000), Some(2000), Some(10_000), Some(10_000))
+        );
+        assert_eq!(
+            (share("12.5%"), share("0"), share("0.0025"), share("0%")),
+            (Some(1250), Some(0), Some(25), Some(0))
+        );
+        for text in ["", "%", "-1%", "101%", "20 %", "abc", "0.00001", "1e2", "20%%", "12.345%"] {
+            assert_eq!(share(text), None, "{text:?}");
+        }
+        assert_eq!(message(percent("budget", "20")), "budget needs a percent sign: write \"20%\" | ");
+        assert_eq!(message(percent("budget", "150%")), "budget must be from 0% to 100%, not \"150%\" | ");
+        assert_eq!(
+            (hundredths("1.5"), hundredths("2"), hundredths("1.555"), hundredths("x")),
+            (Some(150), Some(200), None, None)
+        );
     }
 
     #[test]

@@ -3,18 +3,18 @@
 //!
 //! Must not know: files, threads, who asked.
 
-use crate::config::model::{self, Config, HostHeader, UpstreamUrl};
+use crate::config::model::{self, CircuitBreaker, Config, HostHeader, UpstreamUrl};
 use crate::control::reload::Change;
 use crate::control::resolve::Name;
 use crate::http::head;
-use crate::policy::balance::{self, Cursor};
-use crate::policy::breaker::{Breaker, Settings};
+use crate::policy::balance::{self, Cursor, Turns};
+use crate::policy::breaker::{Breaker, Rates, Settings};
 use crate::shared::metrics::UpstreamCounters;
-use crate::shared::snapshot::{Service, ServiceIdentity, Slots, Snapshot, Upstream, UpstreamIdentity};
-use std::collections::HashMap;
+use crate::shared::snapshot::{Service, ServiceIdentity, Slots, Slow, Snapshot, Upstream, UpstreamIdentity};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 /// Facts of the process that a snapshot depends on.
@@ -83,27 +83,49 @@ fn build_service(
         let at = snapshot.service(service.name.as_bytes())?;
         Some(&snapshot.services[at as usize])
     });
-    let mut upstreams: Vec<Upstream> = Vec::new();
-    let mut turns = Vec::with_capacity(service.upstreams.len());
+    let old_positions: HashMap<&str, usize> = old.map(positions_by_key).unwrap_or_default();
+    let mut upstreams: Vec<Upstream> = Vec::with_capacity(service.upstreams.len());
+    let mut positions: HashMap<String, u16> = HashMap::with_capacity(service.upstreams.len());
+    let mut listed_turns = Vec::with_capacity(service.upstreams.len());
     for listed in &service.upstreams {
         let key = listed.url.normalised();
-        let at = upstreams.iter().position(|upstream| upstream.identity.key == key).unwrap_or_else(|| {
-            let known = old.and_then(|old| old.upstreams.iter().find(|upstream| upstream.identity.key == key));
+        let position = positions.get(&key).copied().unwrap_or_else(|| {
+            let known = old.zip(old_positions.get(key.as_str())).map(|(old, at)| &old.upstreams[*at].identity);
             match known {
                 Some(_) => change.upstreams.kept += 1,
                 None => change.upstreams.added += 1,
             }
-            let identity = known.map(|upstream| Arc::clone(&upstream.identity));
-            upstreams.push(build_upstream(service, listed, key, identity, addresses, facts));
-            upstreams.len() - 1
+            let position = upstreams.len() as u16;
+            let identity =
+                known.cloned().unwrap_or_else(|| new_identity(service, listed, &key, previous.is_some(), facts));
+            upstreams.push(build_upstream(service, listed, identity, addresses));
+            positions.insert(key, position);
+            position
         });
-        turns.push(at as u16);
+        listed_turns.push((position, listed.weight, listed.backup));
     }
-    let cursor = match old {
-        Some(old) if same_turns(old, &upstreams, &turns) => Arc::clone(&old.cursor),
-        Some(old) => Arc::new(Cursor::starting_at(carry_over(old, &upstreams, &turns))),
-        None => Arc::new(Cursor::default()),
+    let turns = Turns::of(&listed_turns);
+    let cursor = |of: fn(&Service) -> (&Arc<Cursor>, &[u16]), turns: &[u16]| match old.map(of) {
+        None => Arc::default(),
+        Some((cursor, old_turns)) => {
+            let key_of = |position: &u16| old.map(|old| old.upstreams[usize::from(*position)].identity.key.as_str());
+            let same = old_turns.len() == turns.len()
+                && old_turns
+                    .iter()
+                    .zip(turns)
+                    .all(|(a, b)| key_of(a) == Some(&upstreams[usize::from(*b)].identity.key));
+            if same {
+                return Arc::clone(cursor);
+            }
+            let upcoming = balance::carry_over(cursor.upcoming(), old_turns, turns.len(), |position| {
+                let position = positions.get(key_of(&position)?)?;
+                turns.iter().position(|turn| turn == position)
+            });
+            Arc::new(Cursor::starting_at(upcoming))
+        }
     };
+    let main_cursor = cursor(|old| (&old.cursor, &old.turns.main), &turns.main);
+    let backup_cursor = cursor(|old| (&old.backup_cursor, &old.turns.backup), &turns.backup);
     let identity = old
         .map(|old| Arc::clone(&old.identity))
         .unwrap_or_else(|| Arc::new(ServiceIdentity { name: service.name.clone(), slot: facts.service_slots.take() }));
@@ -111,35 +133,50 @@ fn build_service(
         identity,
         upstreams,
         turns,
-        cursor,
-        retry_attempts: service.retry_attempts,
+        cursor: main_cursor,
+        backup_cursor,
+        balancing: service.balancing.clone(),
+        retries: service.retries.clone(),
+        when_all_open: service.when_all_open,
         total_timeout: service.total_timeout,
         body_limit: service.body_limit,
         upgrades: service.upgrades.iter().map(|protocol| protocol.as_bytes().into()).collect(),
     }
 }
 
+fn positions_by_key(service: &Service) -> HashMap<&str, usize> {
+    service.upstreams.iter().enumerate().map(|(at, upstream)| (upstream.identity.key.as_str(), at)).collect()
+}
+
+/// `joins` says that it comes into a gateway that runs already.
+fn new_identity(
+    service: &model::Service,
+    listed: &model::Upstream,
+    key: &str,
+    joins: bool,
+    facts: &Facts,
+) -> Arc<UpstreamIdentity> {
+    Arc::new(UpstreamIdentity {
+        service: service.name.clone(),
+        key: key.to_owned(),
+        url: listed.url.text.clone(),
+        created: SystemTime::now(),
+        slot: facts.upstream_slots.take(),
+        breaker: Breaker::new(balance::key_of(key.as_bytes())),
+        preferred: AtomicU8::new(0),
+        admitted: AtomicU32::new(0),
+        warm_from_ms: AtomicU64::new(if joins { UpstreamIdentity::JOINED } else { UpstreamIdentity::WARM }),
+        failures: Mutex::new(VecDeque::new()),
+        counters: (0..facts.shards).map(|_| UpstreamCounters::default()).collect(),
+    })
+}
+
 fn build_upstream(
     service: &model::Service,
     listed: &model::Upstream,
-    key: String,
-    known: Option<Arc<UpstreamIdentity>>,
+    identity: Arc<UpstreamIdentity>,
     addresses: &Addresses,
-    facts: &Facts,
 ) -> Upstream {
-    let identity = known.unwrap_or_else(|| {
-        Arc::new(UpstreamIdentity {
-            service: service.name.clone(),
-            key,
-            url: listed.url.text.clone(),
-            created: SystemTime::now(),
-            slot: facts.upstream_slots.take(),
-            breaker: Breaker::new(),
-            preferred: AtomicU8::new(0),
-            admitted: AtomicU32::new(0),
-            counters: (0..facts.shards).map(|_| UpstreamCounters::default()).collect(),
-        })
-    });
     let url = &listed.url;
     Upstream {
         identity,
@@ -152,15 +189,34 @@ fn build_upstream(
             HostHeader::Literal(text) => Some(text.as_bytes().into()),
             HostHeader::Client => None,
         },
-        breaker: Settings {
-            failure_threshold: u64::from(listed.breaker.failure_threshold),
-            cooldown_ms: ms(listed.breaker.cooldown),
-            lease_ms: ms(listed.timeouts.connect + listed.timeouts.response),
-        },
+        breaker: settings(&listed.breaker, &listed.timeouts),
         failure_on: listed.breaker.failure_on.clone(),
+        neutral_on: listed.breaker.neutral_on.clone(),
+        slow: listed.breaker.slow_after.map(|after| Slow { after, fails: listed.breaker.slow_rate == 0 }),
+        weight: listed.weight,
+        slow_start: service.balancing.slow_start,
+        counted: listed.max_requests.is_some() || service.balancing.policy.needs_load(),
         timeouts: listed.timeouts,
         pool: listed.pool,
         max_requests: listed.max_requests,
+    }
+}
+
+fn settings(breaker: &CircuitBreaker, timeouts: &model::Timeouts) -> Settings {
+    let rate = |rate: u32| (rate > 0).then_some(rate);
+    let (failure, slow) = (rate(breaker.failure_rate), rate(breaker.slow_rate));
+    let rates = Rates { window_ms: ms(breaker.window), min_requests: breaker.min_requests.into(), failure, slow };
+    Settings {
+        mode: breaker.mode,
+        failure_threshold: breaker.failure_threshold.into(),
+        cooldown_ms: ms(breaker.cooldown),
+        backoff: breaker.backoff,
+        max_cooldown_ms: ms(breaker.max_cooldown.unwrap_or(breaker.cooldown)),
+        jitter: breaker.jitter,
+        half_open_probes: breaker.half_open_probes as usize,
+        success_threshold: breaker.success_threshold,
+        lease_ms: ms(breaker.probe_timeout.unwrap_or(timeouts.connect + timeouts.response)),
+        rates: (failure.is_some() || slow.is_some()).then_some(rates),
     }
 }
 
@@ -198,19 +254,6 @@ pub fn known_addresses(config: &Config, snapshot: &Snapshot) -> Addresses {
 pub fn lacks(config: &Config, snapshot: &Snapshot, wanted: &Name) -> bool {
     names(config, |url| name(url) == *wanted).contains(wanted)
         && known_addresses(config, snapshot).get(wanted).is_none_or(Vec::is_empty)
-}
-
-fn same_turns(old: &Service, upstreams: &[Upstream], turns: &[u16]) -> bool {
-    let key_of = |upstreams: &[Upstream], turn: &u16| upstreams[usize::from(*turn)].identity.key.clone();
-    old.turns.len() == turns.len()
-        && old.turns.iter().zip(turns).all(|(a, b)| key_of(&old.upstreams, a) == key_of(upstreams, b))
-}
-
-fn carry_over(old: &Service, upstreams: &[Upstream], turns: &[u16]) -> u64 {
-    balance::carry_over(old.cursor.upcoming(), &old.turns, turns.len(), |position| {
-        let key = &old.upstreams[usize::from(position)].identity.key;
-        turns.iter().position(|turn| upstreams[usize::from(*turn)].identity.key == *key)
-    })
 }
 
 #[cfg(test)]
@@ -259,7 +302,7 @@ mod tests {
         let (snapshot, _) =
             snapshot(&config("s: [http://a:1, http://b:1, http://A:1/]"), None, &Addresses::new(), &facts(), 1, 1);
         assert_eq!(snapshot.services[0].upstreams.len(), 2);
-        assert_eq!(snapshot.services[0].turns, [0, 1, 0]);
+        assert_eq!(*snapshot.services[0].turns.main, [0, 1, 0]);
     }
 
     #[test]

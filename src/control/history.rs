@@ -2,7 +2,7 @@
 //!
 //! Must not know: how a breaker decides.
 
-use crate::policy::breaker::State;
+use crate::policy::breaker::{State, Why};
 use crate::shard::mailbox::Moved;
 use crate::shared::snapshot::UpstreamIdentity;
 use std::collections::{HashMap, VecDeque};
@@ -40,7 +40,8 @@ impl History {
         let UpstreamIdentity { service, url, key, .. } = &*moved.upstream;
         log::log!(
             if to == State::Open { log::Level::Warn } else { log::Level::Info },
-            "{service} {url}: {} → {} {reason}",
+            "{service} {url}: {}{} → {} {reason}",
+            if moved.observed { "observed only: " } else { "" },
             from.word(),
             to.word()
         );
@@ -48,7 +49,12 @@ impl History {
         if entries.len() == REMEMBERED {
             entries.pop_front();
         }
-        entries.push_back(Entry { time, from, to, reason, failures: moved.transition.failures });
+        let failures = match moved.transition.why {
+            Why::InARow(count) => count,
+            Why::ProbeFailed => 1,
+            _ => 0,
+        };
+        entries.push_back(Entry { time, from, to, reason, failures });
     }
 
     /// The last transitions of an upstream, oldest first.
@@ -64,17 +70,24 @@ impl History {
 
 fn reason(moved: &Moved) -> String {
     let cause = moved.cause.map_or_else(|| "unknown".to_owned(), |cause| cause.to_string());
-    let cooldown = span(moved.cooldown_ms);
-    match (moved.transition.from, moved.transition.to) {
-        (State::Closed, State::Open) => {
-            let count = moved.transition.failures;
+    let next = format!("next probe in {}", span(moved.transition.cooldown_ms));
+    match moved.transition.why {
+        Why::InARow(count) => {
             let failures = if count == 1 { "failure" } else { "failures" };
-            format!("after {count} {failures} in a row, last: {cause}; next probe in {cooldown}")
+            format!("after {count} {failures} in a row, last: {cause}; {next}")
         }
-        (_, State::Open) => format!("because the probe failed: {cause}; next probe in {cooldown}"),
-        (State::HalfOpen, State::HalfOpen) => "because the probe did not end in time; another one is out".to_owned(),
-        (_, State::HalfOpen) => "after the cooldown; one probe is out".to_owned(),
-        (_, State::Closed) => "because the probe succeeded".to_owned(),
+        Why::FailureRate(counts) => {
+            format!("because {} of the last {} failed, last: {cause}; {next}", counts.failed, counts.total)
+        }
+        Why::SlowRate(counts) => format!("because {} of the last {} were slow; {next}", counts.slow, counts.total),
+        Why::ProbeFailed => format!("because the probe failed: {cause}; {next}"),
+        Why::ChecksFailed => format!("because its health checks failed; {next}"),
+        Why::CooledDown => "after the cooldown; one probe is out".to_owned(),
+        Why::NobodyLeft => "before the cooldown is over, because no upstream is left; one probe is out".to_owned(),
+        Why::LeaseOver => "because the probe did not end in time; another one is out".to_owned(),
+        Why::ProbesSucceeded(1) => "because the probe succeeded".to_owned(),
+        Why::ProbesSucceeded(count) => format!("because {count} probes succeeded"),
+        Why::ChecksSucceeded => "because its health checks succeeded".to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod buffer;
 pub mod random;
+pub mod sync;
 pub mod table;
 pub mod tick;
 pub mod wheel;

@@ -2,17 +2,21 @@
 //!
 //! | state | word | who moves it |
 //! |---|---|---|
-//! | closed | failures in a row | a failure adds one; the one that reaches the threshold opens; a success writes zero, if it is not zero |
-//! | open | end of the cooldown | the first `acquire` at or after it claims the probe: half-open |
-//! | half-open | end of the probe's lease | the probe's success closes, its failure opens, neutral ends the lease; the first `acquire` after the lease claims another probe |
+//! | closed | failures in a row | a failure adds one; the one that reaches the threshold opens; a success writes zero, if it is not zero; a rate that is reached opens |
+//! | open | end of the cooldown | the first `acquire` at or after it claims a probe: half-open |
+//! | half-open | when the next probe may be claimed | `success_threshold` successes close, a failure opens, neutral gives the lease back; a lease that is over may be taken over |
 //!
 //! Every change of state begins a generation; the probes of one half-open round share it. A [`Permit`]
 //! carries the generation in which it was given, and its outcome counts in that one only: what began before
-//! a trip cannot decide what happens after it. The closed path is one load of a word that nobody writes.
+//! a trip cannot decide what happens after it. The closed path, and skipping an open breaker, are one load of
+//! the word. All that is rarer is done under a lock: leaving closed, claiming and settling probes.
 //!
 //! Must not know: the clock (it is passed in), sockets, why something failed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::ground::random::Random;
+use crate::ground::sync::{AtomicU64, Mutex, Ordering};
+use crate::policy::window::{Counted, Counts, Window};
+use std::sync::PoisonError;
 
 const VALUE_BITS: u32 = 40;
 const GENERATION_BITS: u32 = 22;
@@ -26,7 +30,7 @@ pub enum State {
     Closed,
     /// The upstream is skipped.
     Open,
-    /// One probe is out, or may be claimed.
+    /// Probes are out, or may be claimed.
     HalfOpen,
 }
 
@@ -74,15 +78,70 @@ impl Word {
     }
 }
 
-/// How a breaker decides; read from the configuration at every settlement.
+/// What a breaker may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing: every request passes, nothing is counted.
+    Off,
+    /// It counts and changes its state, and every request passes.
+    Observe,
+    /// It skips its upstream.
+    Enforce,
+}
+
+/// The triggers that look at a share of the last outcomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// Milliseconds that are looked at, at least 10.
+    pub window_ms: u64,
+    /// Outcomes below which no share is judged.
+    pub min_requests: u64,
+    /// Share of failures that opens, in hundredths of a percent.
+    pub failure: Option<u32>,
+    /// Share of slow successes that opens, in hundredths of a percent.
+    pub slow: Option<u32>,
+}
+
+/// How a breaker decides; read from the configuration at every call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// What it may do.
+    pub mode: Mode,
     /// Failures in a row that open, at least 1.
     pub failure_threshold: u64,
     /// Milliseconds until a probe.
     pub cooldown_ms: u64,
+    /// Hundredths by which each re-opening in a row multiplies the cooldown, at least 100.
+    pub backoff: u32,
+    /// What the cooldown grows to at most, in milliseconds.
+    pub max_cooldown_ms: u64,
+    /// Share of the cooldown that chance may add to it, in hundredths of a percent.
+    pub jitter: u32,
+    /// Probes at once, at least 1.
+    pub half_open_probes: usize,
+    /// Successes that close, at least 1.
+    pub success_threshold: u32,
     /// Milliseconds that a probe may take before another is sent.
     pub lease_ms: u64,
+    /// Second triggers; `None` is off and costs nothing.
+    pub rates: Option<Rates>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            mode: Mode::Enforce,
+            failure_threshold: 5,
+            cooldown_ms: 60_000,
+            backoff: 100,
+            max_cooldown_ms: 60_000,
+            jitter: 0,
+            half_open_probes: 1,
+            success_threshold: 1,
+            lease_ms: 32_000,
+            rates: None,
+        }
+    }
 }
 
 /// How an attempt ended, for the breaker.
@@ -90,6 +149,8 @@ pub struct Settings {
 pub enum Outcome {
     /// The upstream did its part.
     Success,
+    /// The same, but it took longer than it should: counts for [`Rates::slow`], and as a success else.
+    Slow,
     /// It did not.
     Failure,
     /// Nothing was learnt about it.
@@ -105,7 +166,15 @@ pub struct Permit {
     lease_end: u64,
 }
 
+/// The generation of permits that decide nothing: no word has it.
+const NO_GENERATION: u32 = u32::MAX;
+
 impl Permit {
+    /// A permit that no breaker gave and that decides nothing.
+    pub fn unattached() -> Permit {
+        Permit { generation: NO_GENERATION, lease_end: 0 }
+    }
+
     /// Whether this attempt decides a half-open breaker.
     pub fn is_probe(&self) -> bool {
         self.lease_end > 0
@@ -120,6 +189,31 @@ impl Drop for Permit {
     }
 }
 
+/// What made a breaker change its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// So many failures in a row.
+    InARow(u64),
+    /// The share of failures.
+    FailureRate(Counts),
+    /// The share of slow successes.
+    SlowRate(Counts),
+    /// A probe failed.
+    ProbeFailed,
+    /// So many probes succeeded.
+    ProbesSucceeded(u32),
+    /// The cooldown is over, a probe is out.
+    CooledDown,
+    /// A probe is out before the cooldown is over, because no upstream was left.
+    NobodyLeft,
+    /// A probe's lease was over, another one is out.
+    LeaseOver,
+    /// Health checks failed.
+    ChecksFailed,
+    /// Health checks succeeded.
+    ChecksSucceeded,
+}
+
 /// A change of state, to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition {
@@ -127,8 +221,10 @@ pub struct Transition {
     pub from: State,
     /// After; equal to `from` when an expired lease was taken over.
     pub to: State,
-    /// Failures in a row that led to it.
-    pub failures: u64,
+    /// Its cause.
+    pub why: Why,
+    /// Milliseconds of the cooldown that begins; 0 unless it opens.
+    pub cooldown_ms: u64,
 }
 
 /// A permit, and the change of state that giving it was.
@@ -136,8 +232,15 @@ pub struct Transition {
 pub struct Grant {
     /// To be settled.
     pub permit: Permit,
-    /// Set when the permit is a probe.
+    /// Set when the permit is the first probe, or takes an expired lease over.
     pub transition: Option<Transition>,
+}
+
+impl Grant {
+    /// Leave that decides nothing.
+    pub fn unattached() -> Grant {
+        Grant { permit: Permit::unattached(), transition: None }
+    }
 }
 
 /// What a breaker says about itself.
@@ -147,351 +250,330 @@ pub struct View {
     pub state: State,
     /// Of its present count; zero unless closed.
     pub failures: u64,
-    /// The moment in milliseconds from which a request may become the probe, unless closed.
+    /// The moment in milliseconds from which a request may become a probe, unless closed.
     pub probe_at_ms: Option<u64>,
 }
 
-/// The breaker of one upstream, alone on its cache line.
-#[derive(Debug, Default)]
+/// Alone on its cache lines.
+#[derive(Debug)]
 #[repr(align(128))]
+struct Alone<T>(T);
+
+/// The breaker of one upstream.
+#[derive(Debug)]
 pub struct Breaker {
-    word: AtomicU64,
+    word: Alone<AtomicU64>,
+    window: Window,
+    round: Mutex<Round>,
+    seed: u64,
+}
+
+/// What the word has no room for; changed under the lock, as is every word that is not closed.
+#[derive(Debug, Default)]
+struct Round {
+    /// Re-openings since it was closed.
+    reopenings: u32,
+    /// The present probe was sent before the cooldown was over.
+    early: bool,
+    /// Ends of the leases of probes that are out.
+    leases: Vec<u64>,
+    /// The last lease that was given, so that each has an end of its own.
+    last_lease: u64,
+    /// Probes that succeeded.
+    successes: u32,
+}
+
+impl Default for Breaker {
+    fn default() -> Breaker {
+        Breaker::new(0)
+    }
 }
 
 impl Breaker {
-    /// A closed breaker.
-    pub fn new() -> Breaker {
-        Breaker::default()
+    /// A closed breaker. Breakers with other seeds have other jitter.
+    pub fn new(seed: u64) -> Breaker {
+        Breaker { word: Alone(AtomicU64::new(0)), window: Window::default(), round: Mutex::new(Round::default()), seed }
     }
 
     /// Whether [`Breaker::acquire`] would give a permit. Changes nothing.
-    pub fn available(&self, now_ms: u64) -> bool {
-        let word = Word::unpack(self.word.load(Ordering::Relaxed));
-        word.state == State::Closed || word.value <= now_ms
+    pub fn available(&self, now_ms: u64, settings: &Settings) -> bool {
+        let word = self.load();
+        word.state == State::Closed || word.value <= now_ms || settings.mode != Mode::Enforce
     }
 
     /// Asks for a permit; `None` means that the upstream is to be skipped. A probe may take `lease_ms` before
     /// another is sent.
-    pub fn acquire(&self, now_ms: u64, lease_ms: u64) -> Option<Grant> {
-        let mut packed = self.word.load(Ordering::Relaxed);
-        loop {
-            let word = Word::unpack(packed);
-            if word.state == State::Closed {
-                let permit = Permit { generation: word.generation as u32, lease_end: 0 };
-                return Some(Grant { permit, transition: None });
-            }
-            if word.value > now_ms {
-                return None;
-            }
-            // Another than the lease before, or one could not be told from the other.
-            let lease_end = (now_ms + lease_ms.max(1)).max(word.value + 1);
-            let probing = match word.state {
-                // Whoever is late still belongs to the round: its success closes, or a service whose requests
-                // take longer than a lease would never come back.
-                State::HalfOpen => Word { value: lease_end, ..word },
-                _ => word.next(State::HalfOpen, lease_end),
-            };
-            match self.exchange(packed, probing) {
-                Ok(()) => {
-                    let transition = Transition { from: word.state, to: State::HalfOpen, failures: 0 };
-                    let permit = Permit { generation: probing.generation as u32, lease_end };
-                    return Some(Grant { permit, transition: Some(transition) });
-                }
-                Err(current) => packed = current,
-            }
+    pub fn acquire(&self, now_ms: u64, lease_ms: u64, settings: &Settings) -> Option<Grant> {
+        let word = self.load();
+        if settings.mode == Mode::Off {
+            return Some(Grant::unattached());
         }
+        if word.state == State::Closed {
+            return Some(Grant { permit: of_closed(word), transition: None });
+        }
+        let grant = if word.value > now_ms { None } else { self.claim(now_ms, lease_ms, false, settings) };
+        match settings.mode {
+            Mode::Enforce => grant,
+            Mode::Observe | Mode::Off => Some(grant.unwrap_or_else(Grant::unattached)),
+        }
+    }
+
+    /// The same, before the cooldown is over: for a service that has nobody left. `None` while a probe is out.
+    pub fn acquire_early(&self, now_ms: u64, lease_ms: u64, settings: &Settings) -> Option<Grant> {
+        self.claim(now_ms, lease_ms, true, settings)
+    }
+
+    fn claim(&self, now_ms: u64, lease_ms: u64, early: bool, settings: &Settings) -> Option<Grant> {
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let word = self.load();
+        let (probing, why) = match word.state {
+            // Somebody closed it meanwhile.
+            State::Closed => return Some(Grant { permit: of_closed(word), transition: None }),
+            State::Open if word.value > now_ms && !early => return None,
+            State::Open => {
+                let early = word.value > now_ms;
+                round.begin(early);
+                (word.next(State::HalfOpen, 0), Some(if early { Why::NobodyLeft } else { Why::CooledDown }))
+            }
+            State::HalfOpen if word.value > now_ms => return None,
+            State::HalfOpen => {
+                // Whoever is late still belongs to the round: its success counts, or a service whose requests
+                // take longer than a lease would never come back.
+                let held = round.leases.len();
+                round.leases.retain(|end| *end > now_ms);
+                (word, (round.leases.len() < held).then_some(Why::LeaseOver))
+            }
+        };
+        let lease_end = round.lease(now_ms + lease_ms.max(1));
+        self.store(Word { value: round.next_claim(settings), ..probing });
+        let transition = why.map(|why| Transition { from: word.state, to: State::HalfOpen, why, cooldown_ms: 0 });
+        Some(Grant { permit: Permit { generation: probing.generation as u32, lease_end }, transition })
     }
 
     /// Ends a permit.
     pub fn settle(&self, permit: Permit, outcome: Outcome, now_ms: u64, settings: &Settings) -> Option<Transition> {
-        let (generation, lease_end) = (u64::from(permit.generation), permit.lease_end);
+        let (generation, lease_end) = (permit.generation, permit.lease_end);
         std::mem::forget(permit);
-        let mut packed = self.word.load(Ordering::Relaxed);
+        let word = self.load();
+        if word.generation != u64::from(generation) || settings.mode == Mode::Off && lease_end == 0 {
+            return None;
+        }
+        match word.state {
+            State::Closed => self.settle_closed(word.generation, outcome, now_ms, settings),
+            State::Open => None,
+            State::HalfOpen => self.settle_probe(word.generation, lease_end, outcome, now_ms, settings),
+        }
+    }
+
+    fn settle_closed(&self, generation: u64, outcome: Outcome, now_ms: u64, settings: &Settings) -> Option<Transition> {
+        if outcome == Outcome::Neutral {
+            return None;
+        }
+        let reached = settings.rates.as_ref().and_then(|rates| self.rate(rates, outcome, now_ms));
+        let mut packed = self.word.0.load(Ordering::Relaxed);
         loop {
             let word = Word::unpack(packed);
             if word.generation != generation {
                 return None;
             }
-            let open_until = now_ms + settings.cooldown_ms;
-            let (next, transition) = match (word.state, outcome) {
-                (State::Closed, Outcome::Neutral) | (State::Open, _) => return None,
-                (State::Closed, Outcome::Success) if word.value == 0 => return None,
-                (State::Closed, Outcome::Success) => (Word { value: 0, ..word }, None),
-                (State::Closed, Outcome::Failure) if word.value + 1 < settings.failure_threshold => {
-                    (Word { value: word.value + 1, ..word }, None)
-                }
-                (State::Closed, Outcome::Failure) => {
-                    let transition = Transition { from: State::Closed, to: State::Open, failures: word.value + 1 };
-                    (word.next(State::Open, open_until), Some(transition))
-                }
-                (State::HalfOpen, Outcome::Success) => {
-                    let transition = Transition { from: State::HalfOpen, to: State::Closed, failures: 0 };
-                    (word.next(State::Closed, 0), Some(transition))
-                }
-                (State::HalfOpen, Outcome::Failure) => {
-                    let transition = Transition { from: State::HalfOpen, to: State::Open, failures: 1 };
-                    (word.next(State::Open, open_until), Some(transition))
-                }
-                // Its lease ends, and with it nothing else: the next request is the probe.
-                (State::HalfOpen, Outcome::Neutral) if word.value == lease_end => (Word { value: 0, ..word }, None),
-                (State::HalfOpen, Outcome::Neutral) => return None,
+            let failures = if outcome == Outcome::Failure { word.value + 1 } else { 0 };
+            if failures >= settings.failure_threshold && outcome == Outcome::Failure {
+                return self.open(generation, now_ms, settings, |count| {
+                    (count + 1 >= settings.failure_threshold).then_some(Why::InARow(count + 1))
+                });
+            }
+            if failures == word.value {
+                break;
+            }
+            match self.exchange(packed, Word { value: failures, ..word }) {
+                Ok(()) => break,
+                Err(current) => packed = current,
+            }
+        }
+        self.open(generation, now_ms, settings, |_| reached)
+    }
+
+    /// Counts an outcome for the rates; the trigger that it reaches.
+    fn rate(&self, rates: &Rates, outcome: Outcome, now_ms: u64) -> Option<Why> {
+        let counted = match outcome {
+            Outcome::Failure => Counted::Failed,
+            Outcome::Slow => Counted::Slow,
+            _ => Counted::Good,
+        };
+        let counts = self.window.record(now_ms, rates.window_ms, counted);
+        if counts.total < rates.min_requests {
+            return None;
+        }
+        let reaches = |part: u64, rate: Option<u32>| rate.is_some_and(|rate| Counts::reach(part, rate, counts.total));
+        match counted {
+            Counted::Failed if reaches(counts.failed, rates.failure) => Some(Why::FailureRate(counts)),
+            Counted::Slow if reaches(counts.slow, rates.slow) => Some(Why::SlowRate(counts)),
+            _ => None,
+        }
+    }
+
+    /// From closed to open, unless `why` sees no cause in the failures in a row. When another success came in
+    /// between, the failure is counted instead.
+    fn open(
+        &self,
+        generation: u64,
+        now_ms: u64,
+        settings: &Settings,
+        why: impl Fn(u64) -> Option<Why>,
+    ) -> Option<Transition> {
+        // Asked before the lock is taken: mostly there is none.
+        why(settings.failure_threshold)?;
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packed = self.word.0.load(Ordering::Relaxed);
+        loop {
+            let word = Word::unpack(packed);
+            if word.generation != generation {
+                return None;
+            }
+            let cause = why(word.value);
+            let cooldown_ms = self.cooldown(0, now_ms, word.generation, settings);
+            let next = match cause {
+                Some(_) => word.next(State::Open, now_ms + cooldown_ms),
+                None => Word { value: word.value + 1, ..word },
             };
             match self.exchange(packed, next) {
-                Ok(()) => return transition,
+                Ok(()) => {
+                    let why = cause?;
+                    round.reopenings = 0;
+                    return Some(Transition { from: State::Closed, to: State::Open, why, cooldown_ms });
+                }
                 Err(current) => packed = current,
             }
         }
     }
 
+    fn settle_probe(
+        &self,
+        generation: u64,
+        lease_end: u64,
+        outcome: Outcome,
+        now_ms: u64,
+        settings: &Settings,
+    ) -> Option<Transition> {
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let word = self.load();
+        if word.generation != generation {
+            return None;
+        }
+        // A trip by slowness is not mended by a slow probe.
+        let too_slow = outcome == Outcome::Slow && settings.rates.is_some_and(|rates| rates.slow.is_some());
+        let failed = outcome == Outcome::Failure || too_slow;
+        round.leases.retain(|end| *end != lease_end);
+        if failed {
+            round.reopenings = round.reopenings.saturating_add(u32::from(!round.early));
+            let cooldown_ms = self.cooldown(round.reopenings, now_ms, word.generation, settings);
+            self.store(word.next(State::Open, now_ms + cooldown_ms));
+            return Some(Transition { from: State::HalfOpen, to: State::Open, why: Why::ProbeFailed, cooldown_ms });
+        }
+        round.successes += u32::from(outcome != Outcome::Neutral);
+        if round.successes >= settings.success_threshold {
+            let why = Why::ProbesSucceeded(round.successes);
+            return Some(self.close(&mut round, word, why));
+        }
+        self.store(Word { value: round.next_claim(settings), ..word });
+        None
+    }
+
+    fn close(&self, round: &mut Round, word: Word, why: Why) -> Transition {
+        round.reopenings = 0;
+        self.window.clear();
+        self.store(word.next(State::Closed, 0));
+        Transition { from: word.state, to: State::Closed, why, cooldown_ms: 0 }
+    }
+
+    /// Health checks found the upstream well: it closes.
+    pub fn check_passed(&self) -> Option<Transition> {
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let word = self.load();
+        (word.state != State::Closed).then(|| self.close(&mut round, word, Why::ChecksSucceeded))
+    }
+
+    /// Health checks found the upstream ill: it opens, and while it is open its cooldown begins anew, so that no
+    /// request is risked.
+    pub fn check_failed(&self, now_ms: u64, settings: &Settings) -> Option<Transition> {
+        let word = self.load();
+        if word.state == State::Closed {
+            return self.open(word.generation, now_ms, settings, |_| Some(Why::ChecksFailed));
+        }
+        let round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let word = self.load();
+        if word.state == State::Open {
+            let cooldown_ms = self.cooldown(round.reopenings, now_ms, word.generation, settings);
+            self.store(Word { value: word.value.max(now_ms + cooldown_ms), ..word });
+        }
+        None
+    }
+
     /// What the breaker is now.
     pub fn view(&self) -> View {
-        let word = Word::unpack(self.word.load(Ordering::Relaxed));
+        let word = self.load();
         match word.state {
             State::Closed => View { state: State::Closed, failures: word.value, probe_at_ms: None },
             state => View { state, failures: 0, probe_at_ms: Some(word.value) },
         }
     }
 
+    /// Milliseconds of the cooldown after so many re-openings.
+    fn cooldown(&self, reopenings: u32, now_ms: u64, generation: u64, settings: &Settings) -> u64 {
+        let most = settings.max_cooldown_ms.max(settings.cooldown_ms);
+        let mut cooldown = settings.cooldown_ms;
+        for _ in 0..reopenings {
+            if cooldown >= most || settings.backoff <= 100 {
+                break;
+            }
+            cooldown = cooldown.saturating_mul(u64::from(settings.backoff)) / 100;
+        }
+        cooldown = cooldown.min(most);
+        let spread = cooldown.saturating_mul(u64::from(settings.jitter)) / 10_000;
+        if spread == 0 {
+            return cooldown;
+        }
+        cooldown + Random::new(self.seed ^ now_ms ^ generation << VALUE_BITS).next_u64() % (spread + 1)
+    }
+
+    fn load(&self) -> Word {
+        Word::unpack(self.word.0.load(Ordering::Relaxed))
+    }
+
+    /// Under the lock, and of a word that is not closed: nobody else writes it.
+    fn store(&self, word: Word) {
+        self.word.0.store(word.pack(), Ordering::Relaxed);
+    }
+
     // Nothing but the word itself is handed over by these writes, so relaxed order is enough.
     fn exchange(&self, current: u64, next: Word) -> Result<(), u64> {
-        self.word.compare_exchange_weak(current, next.pack(), Ordering::Relaxed, Ordering::Relaxed).map(|_| ())
+        self.word.0.compare_exchange_weak(current, next.pack(), Ordering::Relaxed, Ordering::Relaxed).map(|_| ())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+fn of_closed(word: Word) -> Permit {
+    Permit { generation: word.generation as u32, lease_end: 0 }
+}
 
-    const SETTINGS: Settings = Settings { failure_threshold: 5, cooldown_ms: 60_000, lease_ms: 32_000 };
-
-    fn fail(breaker: &Breaker, now_ms: u64) -> Option<Transition> {
-        let grant = breaker.acquire(now_ms, SETTINGS.lease_ms).expect("available");
-        breaker.settle(grant.permit, Outcome::Failure, now_ms, &SETTINGS)
+impl Round {
+    fn begin(&mut self, early: bool) {
+        self.early = early;
+        self.leases.clear();
+        self.successes = 0;
     }
 
-    fn opened() -> Breaker {
-        let breaker = Breaker::new();
-        for _ in 0..4 {
-            assert_eq!(fail(&breaker, 0), None);
+    /// Gives a lease that ends at `end`, or a little later: no two have the same end.
+    fn lease(&mut self, end: u64) -> u64 {
+        self.last_lease = end.max(self.last_lease + 1);
+        self.leases.push(self.last_lease);
+        self.last_lease
+    }
+
+    /// When the next probe may be claimed.
+    fn next_claim(&self, settings: &Settings) -> u64 {
+        if self.leases.len() < settings.half_open_probes {
+            return 0;
         }
-        let transition = fail(&breaker, 0).expect("the fifth opens");
-        assert_eq!(transition, Transition { from: State::Closed, to: State::Open, failures: 5 });
-        breaker
-    }
-
-    #[test]
-    fn the_fifth_failure_in_a_row_opens() {
-        let breaker = opened();
-        assert!(!breaker.available(59_999) && breaker.acquire(59_999, SETTINGS.lease_ms).is_none());
-        assert_eq!(breaker.view().probe_at_ms, Some(60_000));
-    }
-
-    #[test]
-    fn a_success_begins_the_count_anew() {
-        let breaker = Breaker::new();
-        for _ in 0..4 {
-            assert_eq!(fail(&breaker, 0), None);
-        }
-        let grant = breaker.acquire(0, SETTINGS.lease_ms).unwrap();
-        assert_eq!(breaker.settle(grant.permit, Outcome::Success, 0, &SETTINGS), None);
-        for _ in 0..4 {
-            assert_eq!(fail(&breaker, 0), None);
-        }
-        assert_eq!(breaker.view().state, State::Closed);
-    }
-
-    #[test]
-    fn one_probe_decides() {
-        let breaker = opened();
-        let probe = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
-        assert!(probe.permit.is_probe());
-        assert!(breaker.acquire(60_001, SETTINGS.lease_ms).is_none() && !breaker.available(60_001));
-        let closed = breaker.settle(probe.permit, Outcome::Success, 60_002, &SETTINGS).unwrap();
-        assert_eq!((closed.from, closed.to), (State::HalfOpen, State::Closed));
-        let grant = breaker.acquire(60_003, SETTINGS.lease_ms).unwrap();
-        assert!(!grant.permit.is_probe());
-        breaker.settle(grant.permit, Outcome::Neutral, 60_003, &SETTINGS);
-    }
-
-    #[test]
-    fn a_failed_probe_opens_for_a_fresh_cooldown() {
-        let breaker = opened();
-        let probe = breaker.acquire(60_500, SETTINGS.lease_ms).unwrap();
-        breaker.settle(probe.permit, Outcome::Failure, 61_000, &SETTINGS).unwrap();
-        assert!(!breaker.available(120_999) && breaker.available(121_000));
-    }
-
-    #[test]
-    fn a_neutral_probe_frees_the_lease() {
-        let breaker = opened();
-        let probe = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
-        assert_eq!(breaker.settle(probe.permit, Outcome::Neutral, 60_001, &SETTINGS), None);
-        let next = breaker.acquire(60_001, SETTINGS.lease_ms).unwrap();
-        assert!(next.permit.is_probe());
-        breaker.settle(next.permit, Outcome::Success, 60_002, &SETTINGS);
-    }
-
-    #[test]
-    fn an_expired_lease_is_taken_over_and_still_counts() {
-        let breaker = opened();
-        let lost = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
-        let late = breaker.acquire(92_000, SETTINGS.lease_ms).unwrap();
-        assert_eq!(late.transition.unwrap().from, State::HalfOpen);
-        assert_eq!(breaker.settle(lost.permit, Outcome::Neutral, 92_001, &SETTINGS), None);
-        assert!(!breaker.available(92_002), "a late neutral does not free the lease of another");
-        breaker.settle(late.permit, Outcome::Success, 92_002, &SETTINGS).expect("closes");
-
-        let breaker = opened();
-        let slow = breaker.acquire(60_000, 1000).unwrap();
-        let second = breaker.acquire(61_000, 1000).unwrap();
-        let third = breaker.acquire(62_000, 1000).unwrap();
-        breaker.settle(slow.permit, Outcome::Success, 62_500, &SETTINGS).expect("it is of this round");
-        assert_eq!(breaker.settle(second.permit, Outcome::Failure, 62_600, &SETTINGS), None, "the round is over");
-        assert_eq!(breaker.settle(third.permit, Outcome::Neutral, 62_700, &SETTINGS), None);
-        assert_eq!(breaker.view().state, State::Closed);
-
-        let breaker = opened();
-        let slow = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
-        breaker.settle(slow.permit, Outcome::Success, 99_000, &SETTINGS).expect("nobody took over");
-    }
-
-    #[test]
-    fn what_began_before_the_trip_decides_nothing() {
-        let breaker = Breaker::new();
-        let early = breaker.acquire(0, SETTINGS.lease_ms).unwrap();
-        for _ in 0..5 {
-            fail(&breaker, 0);
-        }
-        let probe = breaker.acquire(60_000, SETTINGS.lease_ms).unwrap();
-        assert_eq!(breaker.settle(early.permit, Outcome::Success, 60_001, &SETTINGS), None);
-        assert_eq!(breaker.view().state, State::HalfOpen);
-        breaker.settle(probe.permit, Outcome::Failure, 60_002, &SETTINGS);
-    }
-
-    #[test]
-    fn five_means_five_on_many_threads() {
-        for _ in 0..200 {
-            let breaker = Breaker::new();
-            let opened: usize = std::thread::scope(|scope| {
-                let shards: Vec<_> = (0..4)
-                    .map(|_| {
-                        scope.spawn(|| {
-                            (0..3)
-                                .filter_map(|_| breaker.acquire(0, SETTINGS.lease_ms))
-                                .filter_map(|grant| breaker.settle(grant.permit, Outcome::Failure, 0, &SETTINGS))
-                                .count()
-                        })
-                    })
-                    .collect();
-                shards.into_iter().map(|shard| shard.join().unwrap()).sum()
-            });
-            assert_eq!(opened, 1);
-            assert_eq!(breaker.view().state, State::Open);
-            let probes = std::thread::scope(|scope| {
-                let shards: Vec<_> = (0..4)
-                    .map(|_| scope.spawn(|| breaker.acquire(60_000, SETTINGS.lease_ms).map(|grant| grant.permit)))
-                    .collect();
-                let permits: Vec<_> = shards.into_iter().filter_map(|shard| shard.join().unwrap()).collect();
-                let count = permits.len();
-                for permit in permits {
-                    breaker.settle(permit, Outcome::Success, 60_001, &SETTINGS);
-                }
-                count
-            });
-            assert_eq!(probes, 1);
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Move {
-        Acquire,
-        Settle(usize, Outcome),
-        Wait(u64),
-    }
-
-    /// The reference: the rules in plain words, with all permits of all generations remembered.
-    #[derive(Debug)]
-    struct Model {
-        state: State,
-        failures: u64,
-        until: u64,
-        epoch: u64,
-    }
-
-    impl Model {
-        fn at(state: State, until: u64, epoch: u64) -> Model {
-            Model { state, failures: 0, until, epoch }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn it_agrees_with_the_rules(
-            threshold in 1u64..6,
-            moves in prop::collection::vec(prop_oneof![
-                3 => Just(Move::Acquire),
-                3 => (any::<usize>(), prop::sample::select(&[Outcome::Success, Outcome::Failure, Outcome::Neutral][..]))
-                    .prop_map(|(which, outcome)| Move::Settle(which, outcome)),
-                1 => (0u64..200).prop_map(Move::Wait),
-            ], 1..300),
-        ) {
-            let settings = Settings { failure_threshold: threshold, cooldown_ms: 100, lease_ms: 50 };
-            let breaker = Breaker::new();
-            let mut model = Model::at(State::Closed, 0, 0);
-            let mut permits: Vec<(u64, u64, Permit)> = Vec::new();
-            let mut now = 0;
-            for one in moves {
-                match one {
-                    Move::Wait(span) => now += span,
-                    Move::Acquire => {
-                        let expected = model.state == State::Closed || model.until <= now;
-                        prop_assert_eq!(breaker.available(now), expected);
-                        let grant = breaker.acquire(now, settings.lease_ms);
-                        prop_assert_eq!(grant.is_some(), expected);
-                        if let Some(grant) = grant {
-                            prop_assert_eq!(grant.permit.is_probe(), model.state != State::Closed);
-                            let lease_end = (now + 50).max(model.until + 1);
-                            match model.state {
-                                State::Closed => {}
-                                State::Open => model = Model::at(State::HalfOpen, lease_end, model.epoch + 1),
-                                State::HalfOpen => model.until = lease_end,
-                            }
-                            permits.push((model.epoch, model.until, grant.permit));
-                        }
-                    }
-                    Move::Settle(which, outcome) if !permits.is_empty() => {
-                        let (epoch, lease_end, permit) = permits.swap_remove(which % permits.len());
-                        let before = model.state;
-                        breaker.settle(permit, outcome, now, &settings);
-                        if epoch == model.epoch {
-                            match (before, outcome) {
-                                (State::Closed, Outcome::Success) => model.failures = 0,
-                                (State::Closed, Outcome::Failure) => {
-                                    model.failures += 1;
-                                    if model.failures == threshold {
-                                        model = Model::at(State::Open, now + 100, epoch + 1);
-                                    }
-                                }
-                                (State::HalfOpen, Outcome::Success) => {
-                                    model = Model::at(State::Closed, 0, epoch + 1);
-                                }
-                                (State::HalfOpen, Outcome::Failure) => {
-                                    model = Model::at(State::Open, now + 100, epoch + 1);
-                                }
-                                (State::HalfOpen, Outcome::Neutral) if model.until == lease_end => model.until = 0,
-                                _ => {}
-                            }
-                        }
-                    }
-                    Move::Settle(..) => {}
-                }
-                let view = breaker.view();
-                prop_assert_eq!((view.state, view.failures), (model.state, model.failures));
-            }
-            for (_, _, permit) in permits {
-                breaker.settle(permit, Outcome::Neutral, now, &settings);
-            }
-        }
+        self.leases.iter().copied().min().unwrap_or(0)
     }
 }

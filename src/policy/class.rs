@@ -1,4 +1,4 @@
-//! The classes of what can go wrong with an attempt, and the set of them that a breaker counts.
+//! The classes of what can go wrong with an attempt, and sets of them: what a breaker counts, what is retried.
 //!
 //! The words here are the only ones: configuration (`circuit_breaker.failure_on`), log, metrics and
 //! status all use `Class::word`. Must not know: sockets, the clock, configuration files.
@@ -61,18 +61,18 @@ impl Class {
     }
 }
 
-/// Which outcomes of an attempt are failures for the breaker (`circuit_breaker.failure_on`).
+/// A set of classes and statuses: `circuit_breaker.failure_on` (the default), `neutral_on`, `retries.on`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FailureOn {
+pub struct Causes {
     classes: u8,
     /// Status codes 100 to 599 that are listed one by one; bit `code - 100`.
     statuses: [u64; 8],
 }
 
-impl FailureOn {
+impl Causes {
     /// A set that counts nothing.
-    pub fn none() -> FailureOn {
-        FailureOn { classes: 0, statuses: [0; 8] }
+    pub fn none() -> Causes {
+        Causes { classes: 0, statuses: [0; 8] }
     }
 
     /// Adds a class. [`Class::Status`] stands for every 5xx but 501 and 505.
@@ -87,12 +87,26 @@ impl FailureOn {
         }
     }
 
-    /// Whether an attempt that ended with `class` is a failure.
+    /// The set of these classes.
+    pub fn of(classes: &[Class]) -> Causes {
+        let mut set = Causes::none();
+        classes.iter().for_each(|class| set.add_class(*class));
+        set
+    }
+
+    /// Whether a status is in both sets by its number: classes do not count.
+    pub fn shared_status(&self, other: &Causes) -> Option<u16> {
+        let listed =
+            |set: &Causes, code| Self::position(code).is_some_and(|at| set.statuses[at / 64] & (1 << (at % 64)) != 0);
+        (100..600).find(|code| listed(self, *code) && listed(other, *code))
+    }
+
+    /// Whether an attempt that ended with `class` is in it.
     pub fn counts_class(&self, class: Class) -> bool {
         self.classes & class.bit() != 0
     }
 
-    /// Whether a final response with this status is a failure.
+    /// Whether a final response with this status is in it.
     pub fn counts_status(&self, code: u16) -> bool {
         let by_class = (500..600).contains(&code) && code != 501 && code != 505 && self.counts_class(Class::Status);
         by_class || Self::position(code).is_some_and(|at| self.statuses[at / 64] & (1 << (at % 64)) != 0)
@@ -103,9 +117,9 @@ impl FailureOn {
     }
 }
 
-impl Default for FailureOn {
-    fn default() -> FailureOn {
-        FailureOn { classes: u8::MAX, statuses: [0; 8] }
+impl Default for Causes {
+    fn default() -> Causes {
+        Causes { classes: u8::MAX, statuses: [0; 8] }
     }
 }
 
@@ -123,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_default_counts_server_errors_but_not_501_and_505() {
-        let set = FailureOn::default();
+        let set = Causes::default();
         assert!(set.counts_status(500) && set.counts_status(503) && set.counts_status(599));
         assert!(!set.counts_status(501) && !set.counts_status(505) && !set.counts_status(404));
         assert!(Class::ALL.into_iter().all(|class| set.counts_class(class)));
@@ -131,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_listed_code_counts_alone() {
-        let mut set = FailureOn::none();
+        let mut set = Causes::none();
         set.add_status(429);
         set.add_status(501);
         assert!(set.counts_status(429) && set.counts_status(501));

@@ -6,3 +6,9 @@ pub mod balance;
 pub mod breaker;
 pub mod class;
 pub mod retry;
+pub mod window;
+
+#[cfg(test)]
+mod balance_tests;
+#[cfg(test)]
+mod breaker_tests;

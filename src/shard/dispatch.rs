@@ -3,12 +3,13 @@
 //!
 //! Must not know: how bytes move afterwards (`exchange.rs`), what the control thread answers.
 
-use crate::config::model::is_service_name;
+use crate::config::model::{HashOn, WhenAllOpen, is_service_name};
+use crate::ground::random::Random;
 use crate::http::body::{Body, Chunked, Coding, Transfer};
 use crate::http::fields;
-use crate::http::request::{self, Framing, Refusal, Request, Storage};
+use crate::http::request::{Framing, Refusal, Request, Storage};
 use crate::http::target::{self, Own, Route, Target};
-use crate::policy::balance::{self, Tried};
+use crate::policy::balance::{self, Chosen, Draw, Tried};
 use crate::policy::breaker::Grant;
 use crate::policy::retry::Account;
 use crate::shard::admin;
@@ -19,8 +20,9 @@ use crate::shard::net::{ClientId, Net};
 use crate::shard::upstreams::{Order, Upstreams};
 use crate::shard::{Ctx, Reply, Shard, Step};
 use crate::shared::failure::Failure;
-use crate::shared::snapshot::Service;
+use crate::shared::snapshot::{Service, Upstream};
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -128,7 +130,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
     let meta = RequestMeta {
         version: request.version,
         is_head: request.method == "HEAD",
-        is_idempotent: request::is_idempotent(request.method),
+        is_repeatable: false,
         keeps_alive: request.keeps_alive(),
         expects_continue: request.expects_continue,
         framing: request.framing,
@@ -170,17 +172,19 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
     }
     let asked = request.upgrade(&service.upgrades);
     let upgrade = asked.and_then(|asked| service.upgrades.iter().position(|known| **known == *asked));
-    let meta = RequestMeta { upgrade: upgrade.map(|at| at as u8), ..meta };
+    let is_repeatable = service.retries.repeats(request.method);
+    let meta = RequestMeta { upgrade: upgrade.map(|at| at as u8), is_repeatable, ..meta };
     if let Some(account) = accounts.get_mut(service.identity.slot.number()) {
-        Account::earn(account);
+        Account::earn(account, &service.retries);
     }
+    let key = hash_key(service, &request, rest, client.peer);
     let mut tried = Tried::default();
     let is_whole = match request.framing {
         Framing::Empty => true,
         Framing::Length(length) => (input.len() - request.len) as u64 >= length,
         Framing::Chunked => false,
     };
-    let Some((position, grant)) = pick(service, &tried, is_whole, true, ctx) else {
+    let Some((position, grant)) = pick(service, &tried, key, is_whole, true, ctx) else {
         let (detail, token, retry_after_s) = unavailable(service, ctx);
         let facts = facts(meta, input, ctx);
         let reply = Reply {
@@ -202,7 +206,9 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         pace: Pace::default(),
         body_left: u64::MAX,
         kept: 0,
-        attempt: attempt(grant, ctx),
+        key,
+        pause: None,
+        attempt: attempt(grant, is_whole, ctx),
     };
     let step = match connect(&mut exchange, id, upstreams, ctx) {
         Err(failure) => Step::Fail(failure),
@@ -256,32 +262,93 @@ fn head_ended(input: &[u8], scanned: usize) -> bool {
 /// slowly must not keep everybody else from probing; until another one does, its outcome counts all the same.
 const UNSENT_LEASE_MS: u64 = 1000;
 
-/// Draws tickets until an upstream with an address and a permit is found. `is_whole` says that all of the
-/// request is here, `again` that one that was tried may be the last resort.
+/// The key by which the policy `hash` chooses; `None` when the request does not have it.
+fn hash_key(service: &Service, request: &Request<'_, '_>, rest: &[u8], peer: IpAddr) -> Option<u64> {
+    let key = match service.balancing.hash_on.as_ref()? {
+        HashOn::ClientIp => match peer {
+            IpAddr::V4(v4) => return Some(balance::key_of(&v4.octets())),
+            IpAddr::V6(v6) => return Some(balance::key_of(&v6.octets())),
+        },
+        HashOn::Path => rest.split(|byte| *byte == b'?').next().unwrap_or(rest),
+        HashOn::Header(name) => request.field(name)?,
+        HashOn::Cookie(name) => cookie(request.field("cookie")?, name.as_bytes())?,
+    };
+    Some(balance::key_of(key))
+}
+
+/// The value of a cookie (RFC 6265 section 4.2.1).
+fn cookie<'v>(field: &'v [u8], name: &[u8]) -> Option<&'v [u8]> {
+    let pairs = field.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    pairs.filter_map(|pair| pair.strip_prefix(name)).find_map(|rest| rest.strip_prefix(b"="))
+}
+
+/// Finds an upstream with an address and a permit, in the order of the service's policy. `is_whole` says that all
+/// of the request is here, `again` that one that was tried may be the last resort.
 pub fn pick<N: Net>(
     service: &Service,
     tried: &Tried,
+    key: Option<u64>,
     is_whole: bool,
     again: bool,
     ctx: &mut Ctx<N>,
 ) -> Option<(u16, Grant)> {
     let now_ms = ctx.now.ms();
-    let picked = balance::pick(&service.cursor, &service.turns, service.upstreams.len(), tried, |position| {
-        let upstream = &service.upstreams[usize::from(position)];
-        let skipped = upstream.addresses.is_empty() || !again && tried.contains(position);
-        if skipped || !upstream.enter() {
+    let draw = Draw {
+        policy: service.balancing.policy,
+        turns: &service.turns,
+        cursor: &service.cursor,
+        backup_cursor: &service.backup_cursor,
+        tried,
+        key,
+    };
+    let at = |position: u16| &service.upstreams[usize::from(position)];
+    let load = |position: u16| at(position).load();
+    let seat = |position: u16| (balance::key_of(at(position).identity.key.as_bytes()), at(position).weight);
+    let chance = if service.balancing.slow_start.is_zero() { 0 } else { ctx.random.next_u64() };
+    let is_asked = |position: u16| !at(position).addresses.is_empty() && (again || !tried.contains(position));
+    let lease = |upstream: &Upstream| match is_whole {
+        true => upstream.breaker.lease_ms,
+        false => upstream.breaker.lease_ms.min(UNSENT_LEASE_MS),
+    };
+    let picked = balance::pick(&draw, &mut ctx.random, load, seat, |position, chosen| {
+        let upstream = at(position);
+        let is_cold = || Random::new(chance ^ u64::from(position)).next_u64() % 1024 >= upstream.warmth(now_ms);
+        if !is_asked(position) || chosen == Chosen::ByPolicy && chance != 0 && is_cold() || !upstream.enter() {
             return None;
         }
-        let lease_ms =
-            if is_whole { upstream.breaker.lease_ms } else { upstream.breaker.lease_ms.min(UNSENT_LEASE_MS) };
-        let grant = upstream.identity.breaker.acquire(now_ms, lease_ms);
+        let grant = upstream.identity.breaker.acquire(now_ms, lease(upstream), &upstream.breaker);
         if grant.is_none() {
             upstream.exit();
         }
         grant
     });
+    let nobody_left = || {
+        let mut asked = service.upstreams.iter().filter(|upstream| upstream.serves());
+        asked.all(|upstream| !upstream.identity.breaker.available(now_ms, &upstream.breaker))
+    };
+    let picked = match service.when_all_open {
+        _ if picked.is_some() => picked,
+        WhenAllOpen::Probe if nobody_left() => {
+            let asked = (0..service.upstreams.len() as u16).filter(|position| at(*position).serves());
+            let mut asked: Vec<u16> = asked.filter(|position| is_asked(*position)).collect();
+            asked.sort_by_key(|position| at(*position).identity.breaker.view().probe_at_ms);
+            asked.into_iter().find_map(|position| {
+                let upstream = at(position);
+                let probe = || upstream.identity.breaker.acquire_early(now_ms, lease(upstream), &upstream.breaker);
+                let grant = upstream.enter().then(probe)?;
+                if grant.is_none() {
+                    upstream.exit();
+                }
+                Some((position, grant?))
+            })
+        }
+        WhenAllOpen::Ignore if nobody_left() => balance::pick(&draw, &mut ctx.random, load, seat, |position, _| {
+            (is_asked(position) && at(position).enter()).then(Grant::unattached)
+        }),
+        _ => None,
+    };
     let (position, grant) = picked?;
-    let upstream = &service.upstreams[usize::from(position)];
+    let upstream = at(position);
     let counters = &upstream.identity.counters[ctx.shard()];
     counters.attempts.bump();
     counters.in_flight.bump();
@@ -291,28 +358,42 @@ pub fn pick<N: Net>(
     Some((position, grant))
 }
 
+/// Whether a retry would find an upstream now.
+pub fn has_another<N: Net>(service: &Service, tried: &Tried, again: bool, ctx: &Ctx<N>) -> bool {
+    let now_ms = ctx.now.ms();
+    service.upstreams.iter().enumerate().any(|(position, upstream)| {
+        upstream.serves()
+            && (again || !tried.contains(position as u16))
+            && upstream.identity.breaker.available(now_ms, &upstream.breaker)
+    })
+}
+
 /// Why nothing can be picked, and whole seconds until it is worth another try.
 fn unavailable<N: Net>(service: &Service, ctx: &Ctx<N>) -> (&'static str, &'static str, u64) {
     const UNAVAILABLE: &str = "destination_unavailable";
     let now_ms = ctx.now.ms();
-    let resolved = || service.upstreams.iter().filter(|upstream| !upstream.addresses.is_empty());
-    if resolved().any(|upstream| upstream.max_requests.is_some() && upstream.identity.breaker.available(now_ms)) {
+    let serving = || service.upstreams.iter().filter(|upstream| upstream.serves());
+    let available = |upstream: &Upstream| upstream.identity.breaker.available(now_ms, &upstream.breaker);
+    if serving().any(|upstream| upstream.max_requests.is_some() && available(upstream)) {
         ctx.counters().saturated.bump();
         return ("every upstream that is available has reached max_requests", "connection_limit_reached", 1);
     }
-    match resolved().filter_map(|upstream| upstream.identity.breaker.view().probe_at_ms).min() {
+    match serving().filter_map(|upstream| upstream.identity.breaker.view().probe_at_ms).min() {
         Some(at) => {
             ctx.counters().rejected.bump();
             let seconds = at.saturating_sub(now_ms).div_ceil(1000).max(1);
             ("every upstream's circuit is open", UNAVAILABLE, seconds)
         }
         None if service.upstreams.is_empty() => ("the service has no upstreams", UNAVAILABLE, 1),
+        None if service.upstreams.iter().all(|upstream| upstream.weight == 0) => {
+            ("every upstream of the service is drained (weight 0)", UNAVAILABLE, 1)
+        }
         None => ("no upstream's name resolves", "dns_error", 5),
     }
 }
 
 /// A new attempt, before it has a connection.
-pub fn attempt<N>(grant: Grant, ctx: &Ctx<N>) -> Attempt {
+pub fn attempt<N>(grant: Grant, is_whole: bool, ctx: &Ctx<N>) -> Attempt {
     Attempt {
         upstream: None,
         permit: Some(grant.permit),
@@ -325,6 +406,10 @@ pub fn attempt<N>(grant: Grant, ctx: &Ctx<N>) -> Attempt {
         reused: false,
         repeated: false,
         answered: false,
+        held: false,
+        slow: false,
+        is_whole,
+        started: ctx.now,
         since: ctx.now,
     }
 }

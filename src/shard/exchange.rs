@@ -25,14 +25,15 @@ use crate::http::render::{self, Onward, Persistence};
 use crate::http::request::{self, Refusal, Request, Storage, Version};
 use crate::http::response::{self, Invalid, Response};
 use crate::policy::balance::Tried;
-use crate::policy::breaker::{Outcome, Permit};
+use crate::policy::breaker::{Outcome, Permit, State};
 use crate::shard::client::{Client, Then};
 use crate::shard::conn::{Broken, Filled, Ready, SpliceEnd};
 use crate::shard::net::{Net, Pipe, UpstreamId};
 use crate::shard::upstreams::{UpstreamConn, UpstreamState};
 use crate::shard::{Ctx, LocalSnapshot, Step, upstreams};
 use crate::shared::failure::Failure;
-use crate::shared::snapshot::{Service, Upstream};
+use crate::shared::snapshot::{FailureRecord, Service, Upstream};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What must be left of a body for a pipe to be worth its two calls.
@@ -67,8 +68,23 @@ pub struct Exchange {
     /// Bytes at the front of the client's `inbound` that an upstream has got already: kept for a replay,
     /// which is possible while this is not zero (or nothing has been sent at all).
     pub kept: u32,
+    /// The key by which its upstream is chosen.
+    pub key: Option<u64>,
+    /// A retry that waits for its time; there is no upstream connection then. Apart, for it is rare.
+    pub pause: Option<Box<Pause>>,
     /// The present try.
     pub attempt: Attempt,
+}
+
+/// A retry that waits (`retries.backoff`).
+#[derive(Clone, Copy, Debug)]
+pub struct Pause {
+    /// When it is made.
+    pub until: Tick,
+    /// What the client is told when there is nobody for it.
+    pub failure: Failure,
+    /// The request is held to its end.
+    pub is_whole: bool,
 }
 
 /// How fast a client is while it is waited for: what `client.min_rate` judges.
@@ -111,8 +127,8 @@ pub struct RequestMeta {
     pub version: Version,
     /// It is `HEAD`.
     pub is_head: bool,
-    /// It may be repeated without harm.
-    pub is_idempotent: bool,
+    /// It may be repeated although an upstream may have got it (`retries.methods`).
+    pub is_repeatable: bool,
     /// The client would send another one on this connection.
     pub keeps_alive: bool,
     /// The client may wait for a 100 before it sends the body.
@@ -185,6 +201,14 @@ pub struct Attempt {
     pub repeated: bool,
     /// An interim response has come: the upstream has the request.
     pub answered: bool,
+    /// A final head lies in the upstream's `inbound` that is passed on, whatever it says: no retry came about.
+    pub held: bool,
+    /// The answer was slow, which counts when the exchange ends.
+    pub slow: bool,
+    /// All of the request was there when the attempt began.
+    pub is_whole: bool,
+    /// When it began.
+    pub started: Tick,
     /// The last progress of either flow.
     pub since: Tick,
 }
@@ -262,6 +286,8 @@ pub enum Event {
     },
     /// The upstream sent something that is not taken.
     Invalid(Failure),
+    /// A final response with a status that is worth another try; nothing of it has gone out.
+    Unwanted(u16),
 }
 
 impl Exchange {
@@ -292,7 +318,29 @@ impl Exchange {
     /// Whether all that was read of the request is still held.
     pub fn is_replayable(&self) -> bool {
         let begun = self.attempt.receive != Receive::Head || self.attempt.answered;
-        !begun && (self.kept > 0 || self.attempt.send == Send::Waiting)
+        let body = u64::from(self.kept.saturating_sub(self.request.head_len));
+        !begun && (self.kept > 0 || self.attempt.send == Send::Waiting) && body <= self.service().retries.body_limit
+    }
+
+    /// Whether a response with this status is worth another try, as far as that is known here.
+    fn is_unwanted(&self, status: u16) -> bool {
+        let retries = &self.service().retries;
+        retries.on.counts_status(status)
+            && self.tried.count() <= retries.attempts
+            && self.request.is_repeatable
+            && self.is_replayable()
+    }
+
+    /// When the present try is over, if the upstream is what is waited for.
+    pub fn try_deadline(&self) -> Tick {
+        match self.service().retries.per_try_timeout {
+            Some(patience) if self.attempt.receive == Receive::Head => {
+                // A client that is slow to send takes nothing from the upstream's time.
+                let from = if self.attempt.is_whole { self.attempt.started } else { self.attempt.since };
+                from.after(patience)
+            }
+            _ => Tick::NEVER,
+        }
     }
 
     /// The permit ends.
@@ -304,13 +352,27 @@ impl Exchange {
         let transition = upstream.identity.breaker.settle(permit, outcome, ctx.now.ms(), &upstream.breaker);
         let counters = &upstream.identity.counters[ctx.shard()];
         counters.settled.bump();
-        if cause.is_some() {
+        if let Some(failure) = cause {
             counters.failures.bump();
+            upstream.identity.remember(|| FailureRecord {
+                at_ms: ctx.now.ms(),
+                failure,
+                duration: ctx.now.since(self.attempt.started),
+                request_id: String::from_utf8_lossy(self.request.id.as_bytes()).into(),
+            });
         }
         if let Some(transition) = transition {
             ctx.tell_moved(upstream, transition, cause);
-            self.has_opened |= transition.to == crate::policy::breaker::State::Open;
+            if transition.to == State::Closed {
+                upstream.identity.warm_from_ms.store(ctx.now.ms().max(1), Ordering::Relaxed);
+            }
+            self.has_opened |= transition.to == State::Open;
         }
+    }
+
+    /// The permit ends well.
+    pub fn settle_success<N>(&mut self, ctx: &mut Ctx<N>) {
+        self.settle(if self.attempt.slow { Outcome::Slow } else { Outcome::Success }, None, ctx);
     }
 
     /// The attempt has left its upstream: it is no request under way there any more.
@@ -324,7 +386,8 @@ impl Exchange {
 
     /// Settles what is known to be a failure, a status among them.
     pub fn settle_failure<N>(&mut self, failure: Failure, ctx: &mut Ctx<N>) {
-        let outcome = failure.outcome(&self.upstream().failure_on);
+        let upstream = self.upstream();
+        let outcome = failure.outcome(&upstream.failure_on, &upstream.neutral_on);
         self.settle(outcome, Some(failure), ctx);
     }
 }
@@ -472,6 +535,13 @@ pub fn advance<N: Net>(
     if gone && exchange.request_is_complete() { Step::Cancel } else { Step::Wait }
 }
 
+/// What a client can bring about while a retry waits.
+pub fn pausing<S>(client: &Client<S>, exchange: &Exchange) -> Step {
+    let gone = client.conn.ready.has(Ready::READ_CLOSED) && !exchange.snapshot.client.half_close;
+    let is_over = client.conn.ready.has(Ready::BROKEN) || gone && exchange.request_is_complete();
+    if is_over { Step::Cancel } else { Step::Wait }
+}
+
 fn connecting<N: Net>(
     client: &Client<N::Stream>,
     exchange: &Exchange,
@@ -524,6 +594,7 @@ fn judge(send: Send, begun: bool, event: Event) -> Step {
         Event::ClientEnded => Step::Refuse(Refusal::Malformed("the connection ended inside the request body")),
         Event::ClientRefused(refusal) => Step::Refuse(refusal),
         Event::Invalid(failure) => Step::Fail(failure),
+        Event::Unwanted(status) => Step::Fail(Failure::Status(status)),
         Event::UpstreamEnded { .. } if begun => Step::Fail(Failure::BodyShort),
         Event::UpstreamEnded { inside: true, .. } => Step::Fail(Failure::Incomplete),
         Event::UpstreamEnded { .. } => match send {
@@ -658,8 +729,10 @@ fn settle_input<N: Net>(
     ctx: &mut Ctx<N>,
 ) {
     let kept = exchange.kept as usize;
+    let body = (kept + consumed).saturating_sub(exchange.request.head_len as usize) as u64;
     let keeps = kept > 0
         && exchange.attempt.receive == Receive::Head
+        && body <= exchange.service().retries.body_limit
         && kept + consumed + scratch.len() <= exchange.snapshot.buffer;
     let inbound = &mut client.conn.inbound;
     let pool = &mut ctx.pool;
@@ -718,7 +791,9 @@ fn receive_head<N: Net>(
 ) -> Result<bool, Event> {
     scratch.reset();
     let inside = !upstream.conn.inbound.is_empty();
-    let filled = if inside {
+    let filled = if exchange.attempt.held {
+        Filled::Bytes(0)
+    } else if inside {
         let room = exchange.snapshot.head.head() + 1 - upstream.conn.inbound.len().min(exchange.snapshot.head.head());
         upstream.conn.fill_inbound(&mut ctx.net, &mut ctx.pool, room)
     } else {
@@ -744,6 +819,12 @@ fn receive_head<N: Net>(
         at += match response.status {
             101 => switch(&response, client, exchange, ctx)?,
             100..=199 => interim(&response, client, exchange, ctx)?,
+            status if !exchange.attempt.held && exchange.is_unwanted(status) => {
+                exchange.settle_failure(Failure::Status(status), ctx);
+                exchange.attempt.held = true;
+                keep_rest(exchange, upstream, scratch, at, ctx);
+                return Err(Event::Unwanted(status));
+            }
             _ => final_head(&response, bytes, client, exchange, ctx)?,
         };
     }
@@ -820,6 +901,26 @@ fn interim<N: Net>(
     Ok(response.len)
 }
 
+/// What a final status and the time that it took mean to the breaker.
+fn settle_status<N>(status: u16, exchange: &mut Exchange, ctx: &mut Ctx<N>) {
+    let upstream = exchange.upstream();
+    match Failure::Status(status).outcome(&upstream.failure_on, &upstream.neutral_on) {
+        Outcome::Failure => return exchange.settle_failure(Failure::Status(status), ctx),
+        Outcome::Neutral => return exchange.settle(Outcome::Neutral, None, ctx),
+        Outcome::Success | Outcome::Slow => {}
+    }
+    if let Some(slow) = upstream.slow {
+        let took = ctx.now.since(exchange.attempt.started);
+        if took > slow.after && slow.fails {
+            return exchange.settle_failure(Failure::Slow(took.as_millis() as u32), ctx);
+        }
+        exchange.attempt.slow = took > slow.after;
+    }
+    if exchange.attempt.permit.as_ref().is_some_and(Permit::is_probe) {
+        exchange.settle_success(ctx);
+    }
+}
+
 /// Passes the final head on, with what came of the body; how many of `bytes` are dealt with.
 fn final_head<N: Net>(
     response: &Response<'_, '_>,
@@ -828,11 +929,7 @@ fn final_head<N: Net>(
     exchange: &mut Exchange,
     ctx: &mut Ctx<N>,
 ) -> Result<usize, Event> {
-    if exchange.upstream().failure_on.counts_status(response.status) {
-        exchange.settle_failure(Failure::Status(response.status), ctx);
-    } else if exchange.attempt.permit.as_ref().is_some_and(Permit::is_probe) {
-        exchange.settle(Outcome::Success, None, ctx);
-    }
+    settle_status(response.status, exchange, ctx);
     let request = &exchange.request;
     let coding = render::response_coding(response.framing, request.version);
     let body = match response.framing {

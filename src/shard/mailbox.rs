@@ -101,12 +101,12 @@ pub struct Ticket {
 pub struct Moved {
     /// Whose.
     pub upstream: Arc<UpstreamIdentity>,
-    /// From, to, failures in a row.
+    /// From, to, why.
     pub transition: Transition,
     /// The failure that caused it.
     pub cause: Option<Failure>,
-    /// The cooldown that begins, in milliseconds.
-    pub cooldown_ms: u64,
+    /// The breaker only observes: nothing is skipped.
+    pub observed: bool,
 }
 
 /// A shard's end of the mailbox.

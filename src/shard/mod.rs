@@ -25,13 +25,13 @@ use crate::ground::wheel::Wheel;
 use crate::http::problem::{self, Problem};
 use crate::http::render::{self, Answer};
 use crate::http::request::{Framing, Refusal, Version};
-use crate::policy::breaker::{Outcome, Transition};
+use crate::policy::breaker::{Mode, Outcome, Transition};
 use crate::policy::class::Class;
 use crate::policy::retry::{self, Account, Failed, Verdict};
 use crate::shard::client::{Client, ClientState, Then};
 use crate::shard::conn::{Filled, Ready};
 use crate::shard::date::Date;
-use crate::shard::exchange::{Awaited, Exchange, Receive, RequestId, RequestMeta, Send};
+use crate::shard::exchange::{Awaited, Exchange, Pause, Receive, RequestId, RequestMeta, Send};
 use crate::shard::listener::Listening;
 use crate::shard::mailbox::{Command, Mailbox, Moved, Notice};
 use crate::shard::net::{ClientId, ClientKind, Event, Net, Pipe, Subject, UpstreamId};
@@ -77,6 +77,8 @@ pub enum Step {
     NextAddress(Failure),
     /// The attempt failed.
     Fail(Failure),
+    /// The wait before another attempt is over.
+    Retry,
     /// The client's request turned out to be malformed.
     Refuse(Refusal),
     /// The response is complete.
@@ -157,7 +159,7 @@ impl<N> Ctx<N> {
             upstream: Arc::clone(&upstream.identity),
             transition,
             cause,
-            cooldown_ms: upstream.breaker.cooldown_ms,
+            observed: upstream.breaker.mode == Mode::Observe,
         }));
     }
 
@@ -216,7 +218,7 @@ impl<'s> Reply<'s> {
         let meta = RequestMeta {
             version: Version::Http11,
             is_head: false,
-            is_idempotent: false,
+            is_repeatable: false,
             keeps_alive: false,
             expects_continue: false,
             framing: Framing::Empty,
@@ -545,6 +547,7 @@ impl<N: Net> Shard<N> {
                 Step::Begin => dispatch::begin_kept(self, id),
                 Step::NextAddress(failure) => self.next_address(id, failure),
                 Step::Fail(failure) => self.fail(id, failure),
+                Step::Retry => self.end_pause(id),
                 Step::Refuse(refusal) => self.refuse(id, refusal),
                 Step::Finish => self.finish(id),
                 Step::Tunnel => self.begin_tunnel(id),
@@ -574,6 +577,7 @@ impl<N: Net> Shard<N> {
                 let Some(exchange) = exchanges.get_mut(exchange) else { return Step::Close };
                 match exchange.attempt.upstream.and_then(|upstream| upstreams.table.get_mut(upstream)) {
                     Some(upstream) => exchange::advance(client, exchange, upstream, scratch, ctx),
+                    None if exchange.pause.is_some() => exchange::pausing(client, exchange),
                     None => Step::Fail(Failure::Closed),
                 }
             }
@@ -590,14 +594,25 @@ impl<N: Net> Shard<N> {
         let Some(client) = self.clients.get_mut(id) else { return };
         if let ClientState::Exchange(exchange) = client.state
             && let Some(exchange) = self.exchanges.get_mut(exchange)
-            && let Some(upstream) = exchange.attempt.upstream.and_then(|id| self.upstreams.table.get(id))
         {
-            let awaited = exchange::awaited(exchange, client, upstream);
-            let (Awaited::Client(patience) | Awaited::Upstream(patience, _) | Awaited::Stream(patience)) = awaited;
-            let min_rate = exchange.snapshot.client.min_rate;
-            let pace = exchange.pace.wait(matches!(awaited, Awaited::Client(_)), min_rate, self.ctx.now);
             let total = exchange.service().total_timeout.map_or(Tick::NEVER, |total| exchange.started.after(total));
-            client.conn.deadline = exchange.attempt.since.after(patience).min(total).min(pace);
+            let upstream = exchange.attempt.upstream.and_then(|id| self.upstreams.table.get(id));
+            client.conn.deadline = match (upstream, &exchange.pause) {
+                (None, Some(pause)) => pause.until.min(total),
+                (None, None) => client.conn.deadline,
+                (Some(upstream), _) => {
+                    let awaited = exchange::awaited(exchange, client, upstream);
+                    let (Awaited::Client(patience) | Awaited::Upstream(patience, _) | Awaited::Stream(patience)) =
+                        awaited;
+                    let min_rate = exchange.snapshot.client.min_rate;
+                    let pace = exchange.pace.wait(matches!(awaited, Awaited::Client(_)), min_rate, self.ctx.now);
+                    let one_try = match awaited {
+                        Awaited::Upstream(..) => exchange.try_deadline(),
+                        _ => Tick::NEVER,
+                    };
+                    exchange.attempt.since.after(patience).min(total).min(pace).min(one_try)
+                }
+            };
         }
         client.conn.arm(&mut self.wheel, Subject::Client(id).token());
     }
@@ -611,7 +626,10 @@ impl<N: Net> Shard<N> {
                 let Some(exchange) = self.exchanges.get(exchange_id) else { return self.close_client(id) };
                 let total = exchange.service().total_timeout.map_or(Tick::NEVER, |total| exchange.started.after(total));
                 let upstream = exchange.attempt.upstream.and_then(|id| self.upstreams.table.get(id));
+                let one_try = exchange.try_deadline();
                 let step = match upstream.map(|upstream| exchange::awaited(exchange, client, upstream)) {
+                    None if exchange.pause.is_some() && self.ctx.now >= total => Step::Fail(Failure::Total),
+                    None if exchange.pause.is_some() => Step::Retry,
                     None => Step::Fail(Failure::Closed),
                     Some(Awaited::Client(_)) if exchange.attempt.receive == Receive::Head => {
                         Step::Refuse(Refusal::Slow)
@@ -621,6 +639,10 @@ impl<N: Net> Shard<N> {
                     Some(Awaited::Stream(_) | Awaited::Upstream(..)) if self.ctx.now >= total => {
                         Step::Fail(Failure::Total)
                     }
+                    Some(Awaited::Upstream(_, failure)) if self.ctx.now >= one_try => Step::Fail(match failure {
+                        Failure::ConnectTimeout => failure,
+                        _ => Failure::TryTimeout,
+                    }),
                     Some(Awaited::Upstream(_, Failure::ConnectTimeout)) => Step::NextAddress(Failure::ConnectTimeout),
                     Some(Awaited::Upstream(_, failure)) => Step::Fail(failure),
                     Some(Awaited::Stream(_)) => Step::Cancel,
@@ -676,22 +698,25 @@ impl<N: Net> Shard<N> {
         }
         let class = failure.class();
         let reused = exchange.attempt.reused;
+        let snapshot = exchange.snapshot.clone();
+        let service = &snapshot.services[exchange.service as usize];
         let verdict = match class {
-            Some(class) => retry::verdict(Failed {
-                class,
-                reused,
-                repeated: exchange.attempt.repeated,
-                idempotent: exchange.request.is_idempotent,
-                replayable: exchange.is_replayable(),
-            }),
+            // All attempts together have taken too long.
+            _ if failure == Failure::Total => Verdict::GiveUp,
+            Some(class) => {
+                let status = if let Failure::Status(status) = failure { Some(status) } else { None };
+                let (repeated, repeatable) = (exchange.attempt.repeated, exchange.request.is_repeatable);
+                let replayable = exchange.is_replayable();
+                retry::verdict(Failed { class, status, reused, repeated, repeatable, replayable }, &service.retries)
+            }
             // The gateway's own want: another upstream may have a pooled connection.
             None => Verdict::Another { free: true },
         };
         let is_whole = exchange.request_is_complete();
-        let used = exchange.attempt.upstream.take();
         let is_race = class.is_some_and(|class| retry::is_stale_race(class, reused));
         if verdict == Verdict::SameUpstream {
             // The permit goes on to the fresh connection, whose outcome counts.
+            let used = exchange.attempt.upstream.take();
             ctx.counters().stale.bump();
             exchange.attempt.repeated = true;
             rewind(exchange, ctx.now);
@@ -706,39 +731,70 @@ impl<N: Net> Shard<N> {
         } else {
             exchange.settle_failure(failure, ctx);
         }
-        let step = match verdict {
-            Verdict::Another { free } => {
-                let snapshot = exchange.snapshot.clone();
-                let service = &snapshot.services[exchange.service as usize];
-                // What could not be connected to a moment ago cannot now: asking again would only count twice.
-                let again = class != Some(Class::Connect);
-                let left = exchange.tried.count() <= service.retry_attempts;
+        // What could not be connected to a moment ago cannot now: asking again would only count twice.
+        let again = class != Some(Class::Connect);
+        let another = match verdict {
+            Verdict::Another { free } if exchange.tried.count() <= service.retries.attempts => {
                 let account = accounts.get_mut(service.identity.slot.number());
                 let now_s = (ctx.now.ms() / 1000) as u32;
-                let paid = left && (free || account.is_some_and(|account| account.spend(now_s)));
-                match paid.then(|| dispatch::pick(service, &exchange.tried, is_whole, again, ctx)).flatten() {
-                    None => None,
-                    Some((position, grant)) => {
-                        ctx.counters().retries.bump();
-                        exchange.depart(ctx);
-                        exchange.tried.add(position);
-                        exchange.position = position;
-                        exchange.attempt = dispatch::attempt(grant, ctx);
-                        rewind(exchange, ctx.now);
-                        Some(match dispatch::connect(exchange, id, upstreams, ctx) {
-                            Err(failure) => Step::Fail(failure),
-                            Ok(()) if exchange.attempt.reused => Step::Begin,
-                            Ok(()) => Step::Wait,
-                        })
-                    }
-                }
+                dispatch::has_another(service, &exchange.tried, again, ctx)
+                    && (free || account.is_some_and(|account| account.spend(now_s, &service.retries)))
             }
-            _ => None,
+            _ => false,
+        };
+        let pause = service.retries.pause(exchange.tried.count(), ctx.random.next_u64()).filter(|_| another);
+        if let Some(pause) = pause {
+            exchange.depart(ctx);
+            let used = exchange.attempt.upstream.take();
+            rewind(exchange, ctx.now);
+            exchange.pause = Some(Box::new(Pause { until: ctx.now.after(pause), failure, is_whole }));
+            if let Some(used) = used {
+                self.close_upstream(used);
+            }
+            return Step::Wait;
+        }
+        let held = exchange.attempt.held;
+        match another.then(|| self.try_another(id, is_whole, again)).flatten() {
+            Some(step) => step,
+            // The response that was not wanted is the one there is.
+            None if held => Step::Again,
+            None => self.answer_failure(id, failure),
+        }
+    }
+
+    /// The next attempt, if there is an upstream for it; else nothing changes.
+    fn try_another(&mut self, id: ClientId, is_whole: bool, again: bool) -> Option<Step> {
+        let Shard { clients, exchanges, upstreams, ctx, .. } = self;
+        let ClientState::Exchange(exchange_id) = clients.get(id)?.state else { return None };
+        let exchange = exchanges.get_mut(exchange_id)?;
+        let snapshot = exchange.snapshot.clone();
+        let service = &snapshot.services[exchange.service as usize];
+        let (position, grant) = dispatch::pick(service, &exchange.tried, exchange.key, is_whole, again, ctx)?;
+        ctx.counters().retries.bump();
+        exchange.depart(ctx);
+        let used = exchange.attempt.upstream.take();
+        exchange.tried.add(position);
+        exchange.position = position;
+        exchange.attempt = dispatch::attempt(grant, is_whole, ctx);
+        rewind(exchange, ctx.now);
+        let step = match dispatch::connect(exchange, id, upstreams, ctx) {
+            Err(failure) => Step::Fail(failure),
+            Ok(()) if exchange.attempt.reused => Step::Begin,
+            Ok(()) => Step::Wait,
         };
         if let Some(used) = used {
             self.close_upstream(used);
         }
-        step.unwrap_or_else(|| self.answer_failure(id, failure))
+        Some(step)
+    }
+
+    /// The wait before a retry is over.
+    fn end_pause(&mut self, id: ClientId) -> Step {
+        let Some(exchange) = self.exchange_of(id) else { return Step::Close };
+        let Some(pause) = exchange.pause.take() else { return Step::Wait };
+        let Pause { failure, is_whole, .. } = *pause;
+        let again = failure.class() != Some(Class::Connect);
+        self.try_another(id, is_whole, again).unwrap_or_else(|| self.answer_failure(id, failure))
     }
 
     /// The response had begun: it must not look complete.
@@ -813,7 +869,7 @@ impl<N: Net> Shard<N> {
         let ClientState::Exchange(exchange_id) = client.state else { return Step::Close };
         let Some(exchange) = exchanges.get_mut(exchange_id) else { return Step::Close };
         let Receive::Done { then, reuse } = exchange.attempt.receive else { return Step::Cancel };
-        exchange.settle(Outcome::Success, None, ctx);
+        exchange.settle_success(ctx);
         exchange.depart(ctx);
         let sent = exchange.attempt.send == Send::Complete;
         let used = exchange.attempt.upstream.take();
@@ -843,7 +899,7 @@ impl<N: Net> Shard<N> {
         let Some(client) = clients.get_mut(id) else { return Step::Wait };
         let ClientState::Exchange(exchange_id) = client.state else { return Step::Close };
         let Some(exchange) = exchanges.get_mut(exchange_id) else { return Step::Close };
-        exchange.settle(Outcome::Success, None, ctx);
+        exchange.settle_success(ctx);
         let silence = exchange.upstream().timeouts.stream;
         let Some(upstream) = exchange.attempt.upstream else { return Step::Close };
         let silence_ms = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
@@ -1039,6 +1095,13 @@ impl<N: Net> Shard<N> {
             assert!(client.conn.is_armed() || client.queued, "a client without a deadline: {:?}", client.state);
             let ClientState::Exchange(exchange) = client.state else { continue };
             let exchange = self.exchanges.get(exchange).expect("a client names a live exchange");
+            if exchange.pause.is_some() {
+                assert!(
+                    exchange.attempt.upstream.is_none() && exchange.attempt.permit.is_none(),
+                    "a pause holds nothing"
+                );
+                continue;
+            }
             permits += usize::from(exchange.attempt.permit.is_some());
             let upstream = exchange.attempt.upstream.and_then(|upstream| self.upstreams.table.get(upstream));
             match upstream.map(|upstream| &upstream.state) {

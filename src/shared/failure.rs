@@ -14,7 +14,7 @@
 //! Must not know: sockets, how an answer is rendered.
 
 use crate::policy::breaker::Outcome;
-use crate::policy::class::{Class, FailureOn};
+use crate::policy::class::{Causes, Class};
 use std::fmt;
 use std::io;
 
@@ -53,6 +53,10 @@ pub enum Failure {
     NoSocket,
     /// The exchange took longer than `timeouts.total`.
     Total,
+    /// No response head within `retries.per_try_timeout`.
+    TryTimeout,
+    /// A final response that took so many milliseconds, longer than `circuit_breaker.slow_after`.
+    Slow(u32),
 }
 
 impl Failure {
@@ -77,18 +81,21 @@ impl Failure {
             Failure::Incomplete | Failure::Malformed(_) | Failure::HeadTooLarge | Failure::UnaskedUpgrade => {
                 Some(Class::Invalid)
             }
-            Failure::ResponseTimeout | Failure::Total => Some(Class::Timeout),
+            Failure::ResponseTimeout | Failure::Total | Failure::TryTimeout => Some(Class::Timeout),
             Failure::BodyShort | Failure::BodyMalformed(_) | Failure::BodyIdle => Some(Class::Cut),
             Failure::Status(_) => Some(Class::Status),
-            Failure::NoSocket => None,
+            Failure::NoSocket | Failure::Slow(_) => None,
         }
     }
 
-    /// What it means to the breaker of an upstream with this `failure_on`.
-    pub fn outcome(self, failure_on: &FailureOn) -> Outcome {
+    /// What it means to the breaker of an upstream with this `failure_on` and `neutral_on`.
+    pub fn outcome(self, failure_on: &Causes, neutral_on: &Causes) -> Outcome {
         match (self, self.class()) {
+            (Failure::Status(status), _) if neutral_on.counts_status(status) => Outcome::Neutral,
             (Failure::Status(status), _) if failure_on.counts_status(status) => Outcome::Failure,
             (Failure::Status(_), _) => Outcome::Success,
+            (Failure::Slow(_), _) => Outcome::Failure,
+            (_, Some(class)) if neutral_on.counts_class(class) => Outcome::Neutral,
             (_, Some(class)) if failure_on.counts_class(class) => Outcome::Failure,
             _ => Outcome::Neutral,
         }
@@ -97,7 +104,7 @@ impl Failure {
     /// The status of the answer, where there still can be one.
     pub fn status(self) -> u16 {
         match self {
-            Failure::ConnectTimeout | Failure::ResponseTimeout | Failure::Total => 504,
+            Failure::ConnectTimeout | Failure::ResponseTimeout | Failure::Total | Failure::TryTimeout => 504,
             Failure::NoSocket => 503,
             Failure::Status(status) => status,
             _ => 502,
@@ -111,10 +118,14 @@ impl Failure {
             Failure::ConnectTimeout => "connection_timeout",
             Failure::Unsent | Failure::Closed => "connection_terminated",
             Failure::Incomplete | Failure::BodyShort => "http_response_incomplete",
-            Failure::Malformed(_) | Failure::BodyMalformed(_) | Failure::Status(_) => "http_protocol_error",
+            Failure::Malformed(_) | Failure::BodyMalformed(_) | Failure::Status(_) | Failure::Slow(_) => {
+                "http_protocol_error"
+            }
             Failure::HeadTooLarge => "http_response_header_section_size",
             Failure::UnaskedUpgrade => "http_upgrade_failed",
-            Failure::ResponseTimeout | Failure::BodyIdle | Failure::Total => "http_response_timeout",
+            Failure::ResponseTimeout | Failure::BodyIdle | Failure::Total | Failure::TryTimeout => {
+                "http_response_timeout"
+            }
             Failure::NoSocket => "connection_limit_reached",
         }
     }
@@ -138,6 +149,8 @@ impl Failure {
             Failure::Status(_) => "the upstream answered with an error",
             Failure::NoSocket => "the gateway has no socket left for the upstream",
             Failure::Total => "the exchange took too long (timeouts.total)",
+            Failure::TryTimeout => "the upstream did not answer in time (retries.per_try_timeout)",
+            Failure::Slow(_) => "the upstream answered slowly (circuit_breaker.slow_after)",
         }
     }
 }
@@ -162,6 +175,8 @@ impl fmt::Display for Failure {
             Failure::Status(status) => write!(f, "status {status}"),
             Failure::NoSocket => f.write_str("no socket left"),
             Failure::Total => f.write_str("total timeout"),
+            Failure::TryTimeout => f.write_str("response timeout of one try"),
+            Failure::Slow(ms) => write!(f, "slow answer: {ms} ms"),
         }
     }
 }
@@ -172,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_table_holds() {
-        let all = FailureOn::default();
+        let (all, none) = (Causes::default(), Causes::none());
         let rows = [
             (Failure::Refused, Some(Class::Connect), 502, "connection_refused"),
             (Failure::ConnectTimeout, Some(Class::Connect), 504, "connection_timeout"),
@@ -185,11 +200,16 @@ mod tests {
         ];
         for (failure, class, status, token) in rows {
             assert_eq!((failure.class(), failure.status(), failure.token()), (class, status, token));
-            assert_eq!(failure.outcome(&all), Outcome::Failure);
-            assert_eq!(failure.outcome(&FailureOn::none()), Outcome::Neutral);
+            assert_eq!(failure.outcome(&all, &none), Outcome::Failure);
+            assert_eq!(failure.outcome(&none, &none), Outcome::Neutral);
         }
-        assert_eq!(Failure::NoSocket.outcome(&all), Outcome::Neutral);
-        assert_eq!(Failure::Status(503).outcome(&all), Outcome::Failure);
-        assert_eq!(Failure::Status(501).outcome(&all), Outcome::Success);
+        assert_eq!(Failure::NoSocket.outcome(&all, &none), Outcome::Neutral);
+        assert_eq!(Failure::Status(503).outcome(&all, &none), Outcome::Failure);
+        assert_eq!(Failure::Status(501).outcome(&all, &none), Outcome::Success);
+        let mut neutral = Causes::of(&[Class::Connect]);
+        neutral.add_status(503);
+        assert_eq!(Failure::Refused.outcome(&all, &neutral), Outcome::Neutral);
+        assert_eq!(Failure::Status(503).outcome(&all, &neutral), Outcome::Neutral);
+        assert_eq!(Failure::Status(502).outcome(&all, &neutral), Outcome::Failure);
     }
 }

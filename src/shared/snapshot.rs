@@ -6,13 +6,15 @@
 
 use crate::config::model;
 use crate::http::head;
-use crate::policy::balance::Cursor;
+use crate::policy::balance::{Cursor, Turns};
 use crate::policy::breaker::{Breaker, Settings};
-use crate::policy::class::FailureOn;
+use crate::policy::class::Causes;
+use crate::policy::retry;
+use crate::shared::failure::Failure;
 use crate::shared::metrics::UpstreamCounters;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -57,12 +59,18 @@ pub struct Service {
     pub identity: Arc<ServiceIdentity>,
     /// Each URL once, in configuration order.
     pub upstreams: Vec<Upstream>,
-    /// The round robin's table: positions in `upstreams`, one for each listing.
-    pub turns: Vec<u16>,
+    /// Tables of positions in `upstreams`.
+    pub turns: Turns,
     /// Shared by every snapshot with the same turns.
     pub cursor: Arc<Cursor>,
-    /// Extra attempts.
-    pub retry_attempts: u8,
+    /// The same for the backups' turns.
+    pub backup_cursor: Arc<Cursor>,
+    /// `load_balancing`.
+    pub balancing: model::Balancing,
+    /// `retries`.
+    pub retries: retry::Policy,
+    /// `circuit_breaker.when_all_open`.
+    pub when_all_open: model::WhenAllOpen,
     /// Of an exchange.
     pub total_timeout: Option<Duration>,
     /// Bytes of a request body.
@@ -98,7 +106,17 @@ pub struct Upstream {
     /// Of the breaker.
     pub breaker: Settings,
     /// What the breaker counts.
-    pub failure_on: FailureOn,
+    pub failure_on: Causes,
+    /// What it takes for nothing.
+    pub neutral_on: Causes,
+    /// From where on an answer is slow, and whether that is a failure by itself.
+    pub slow: Option<Slow>,
+    /// Its share of the turns.
+    pub weight: u32,
+    /// How long it is spared after it came or closed; zero is off.
+    pub slow_start: Duration,
+    /// Requests under way are counted for the whole process: for a limit, or for a policy that asks.
+    pub counted: bool,
     /// `timeouts`.
     pub timeouts: model::Timeouts,
     /// `pool`.
@@ -107,11 +125,23 @@ pub struct Upstream {
     pub max_requests: Option<u32>,
 }
 
+/// `circuit_breaker.slow_after` and what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slow {
+    /// From the beginning of the attempt to its response head.
+    pub after: Duration,
+    /// Each slow answer is a failure; else their share counts.
+    pub fails: bool,
+}
+
 impl Upstream {
     /// Takes one of the concurrent requests; false when all are taken.
     pub fn enter(&self) -> bool {
-        let Some(most) = self.max_requests else { return true };
-        let entered = self.identity.admitted.fetch_add(1, Ordering::Relaxed) < most;
+        if !self.counted {
+            return true;
+        }
+        let before = self.identity.admitted.fetch_add(1, Ordering::Relaxed);
+        let entered = self.max_requests.is_none_or(|most| before < most);
         if !entered {
             self.identity.admitted.fetch_sub(1, Ordering::Relaxed);
         }
@@ -120,9 +150,38 @@ impl Upstream {
 
     /// Gives back what [`Upstream::enter`] of the same snapshot took.
     pub fn exit(&self) {
-        if self.max_requests.is_some() {
+        if self.counted {
             self.identity.admitted.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// It has an address and a share of the turns.
+    pub fn serves(&self) -> bool {
+        self.weight > 0 && !self.addresses.is_empty()
+    }
+
+    /// Requests under way for its weight, with the one that may come.
+    pub fn load(&self) -> u64 {
+        let admitted = u64::from(self.identity.admitted.load(Ordering::Relaxed));
+        ((admitted + 1) << 20) / u64::from(self.weight.max(1))
+    }
+
+    /// The share of its turns that it takes while it starts slowly, in 1/1024; all of them when that is over.
+    pub fn warmth(&self, now_ms: u64) -> u64 {
+        let whole = self.slow_start.as_millis() as u64;
+        if whole == 0 {
+            return 1024;
+        }
+        let mut since = self.identity.warm_from_ms.load(Ordering::Relaxed);
+        if since == UpstreamIdentity::JOINED {
+            since = now_ms;
+            self.identity.warm_from_ms.store(now_ms, Ordering::Relaxed);
+        }
+        if since == UpstreamIdentity::WARM {
+            return 1024;
+        }
+        // A tenth at once, or a service with little traffic would never begin.
+        (now_ms.saturating_sub(since).min(whole) * 1024 / whole).max(102)
     }
 }
 
@@ -143,10 +202,47 @@ pub struct UpstreamIdentity {
     pub breaker: Breaker,
     /// Position of the address that worked last.
     pub preferred: AtomicU8,
-    /// Requests under way on snapshots that limit them.
+    /// Requests under way on snapshots that count them.
     pub admitted: AtomicU32,
+    /// Where a slow start begins, in milliseconds: when its breaker closed, or the first look at one that came
+    /// by a reload.
+    pub warm_from_ms: AtomicU64,
+    /// The last failures, oldest first.
+    pub failures: Mutex<VecDeque<FailureRecord>>,
     /// One entry for each shard.
     pub counters: Box<[UpstreamCounters]>,
+}
+
+/// Failures that are remembered of each upstream.
+pub const REMEMBERED_FAILURES: usize = 8;
+
+/// One failed attempt.
+#[derive(Clone, Debug)]
+pub struct FailureRecord {
+    /// When, in milliseconds since the start.
+    pub at_ms: u64,
+    /// What.
+    pub failure: Failure,
+    /// How long the attempt took.
+    pub duration: Duration,
+    /// Of its request.
+    pub request_id: Box<str>,
+}
+
+impl UpstreamIdentity {
+    /// Of `warm_from_ms`: here since the start, and never closed again.
+    pub const WARM: u64 = 0;
+    /// Of `warm_from_ms`: new, and not looked at yet.
+    pub const JOINED: u64 = u64::MAX;
+
+    /// Remembers a failure. One is let go when somebody reads them just now: a shard does not wait.
+    pub fn remember(&self, record: impl FnOnce() -> FailureRecord) {
+        let Ok(mut failures) = self.failures.try_lock() else { return };
+        if failures.len() == REMEMBERED_FAILURES {
+            failures.pop_front();
+        }
+        failures.push_back(record());
+    }
 }
 
 /// Numbers that are given out and come back, so that shards can keep things in plain vectors.

@@ -137,9 +137,7 @@ empty-one:
 
 #[test]
 fn fields_that_are_not_there_are_unknown_never_ignored() {
-    for field in
-        ["load_balancing: {policy: p2c}", "health_check: {path: /}", "dns: {refresh: 1s}", "tls: {verify: false}"]
-    {
+    for field in ["limits: {concurrent: 5}", "tls: {verify: false}"] {
         let directory = directory(&service("s", &["http://127.0.0.1:9"], field));
         let finished = run(directory.path(), &["check"]);
         let name = field.split(':').next().unwrap_or_default();

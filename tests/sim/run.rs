@@ -497,7 +497,7 @@ impl Run {
         let far_ms = (world.now + FAR_US) / 1000;
         for upstream in self.snapshot.services.iter().flat_map(|service| &service.upstreams) {
             let shared = &upstream.identity.breaker;
-            match shared.acquire(far_ms, upstream.breaker.lease_ms) {
+            match shared.acquire(far_ms, upstream.breaker.lease_ms, &upstream.breaker) {
                 None => return Err(format!("{} is wedged: {:?}", upstream.identity.key, shared.view())),
                 Some(grant) => shared.settle(grant.permit, breaker::Outcome::Neutral, far_ms, &upstream.breaker),
             };
