@@ -11,6 +11,7 @@ use crate::logging;
 use crate::shard::Shard;
 use crate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice};
 use crate::shard::net::{Event, MioNet, Subject};
+use crate::shared::metrics::Counter;
 use crate::shared::process::Process;
 use crate::shared::snapshot::Snapshot;
 use mio::net::TcpListener;
@@ -139,8 +140,8 @@ fn run(source: Source, config: model::Config) -> Result<(), String> {
         log::info!("listening on {address}, shards: {shards}, services: {}", snapshot.services.len());
     }
     let signals = Signals { hangup: SIGHUP };
-    let mut control = Control::new(source, config, snapshot, facts, process, couriers, notices, signals);
-    control.watch_unresolved(clock.now());
+    let mut control = Control::new(source, config, snapshot, facts, process, couriers, notices, signals, random()?);
+    control.watch_names(&[], clock.now());
     if hung_up {
         control.step(Some(Notice::Signal(SIGHUP)), clock.now());
     }
@@ -301,13 +302,14 @@ fn start_shard(
     let net = MioNet::new(poll.registry().try_clone()?);
     let (commands, receiver) = sync_channel(COMMANDS);
     let mailbox = Mailbox { shard, commands: receiver, notices: notices.clone() };
-    let (snapshot, process) = (Arc::clone(snapshot), Arc::clone(process));
+    let (snapshot, process, counted) = (Arc::clone(snapshot), Arc::clone(process), Arc::clone(process));
     let seed = random().map_err(io::Error::other)?;
     std::thread::Builder::new().name(format!("shard-{shard}")).spawn(move || {
         let run = || {
             let wall = clock.wall_at_start_us();
+            let longest_turn_us = &counted.shards[shard].longest_turn_us;
             let shard = Shard::new(net, listeners, snapshot, process, mailbox, seed, wall);
-            run_shard(shard, poll, clock)
+            run_shard(shard, poll, clock, longest_turn_us)
         };
         let last = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(())) => Notice::Drained { shard },
@@ -320,7 +322,14 @@ fn start_shard(
     Ok(ShardCourier { commands, waker })
 }
 
-fn run_shard(mut shard: Shard<MioNet>, mut poll: Poll, clock: Clock) -> io::Result<()> {
+/// Of this thread (clock_gettime(2)).
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+/// Turns that take mail are timed: they are what control can hold traffic up by.
+fn run_shard(mut shard: Shard<MioNet>, mut poll: Poll, clock: Clock, longest_turn_us: &Counter) -> io::Result<()> {
     let mut events = mio::Events::with_capacity(EVENTS);
     let mut wall_at = clock.now().after(WALL_EVERY);
     while !shard.is_drained() {
@@ -333,7 +342,12 @@ fn run_shard(mut shard: Shard<MioNet>, mut poll: Poll, clock: Clock) -> io::Resu
             wall_at = now.after(WALL_EVERY);
             shard.set_wall(clock.wall_at_start_us());
         }
+        let has_mail = events.iter().any(|event| event.token() == Token(Subject::Mailbox.token()));
+        let before = has_mail.then(processor_time);
         shard.turn(now, events.iter().map(Event::of_mio));
+        if let Some(before) = before {
+            longest_turn_us.raise(processor_time().saturating_sub(before).as_micros() as u64);
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! `step` takes one notice and never waits. Must not know: connections; of a shard it knows the mailbox.
 
 pub mod build;
+pub mod fresh;
 pub mod history;
 pub mod reload;
 pub mod resolve;
@@ -12,9 +13,10 @@ pub mod status;
 
 use crate::config::{self, model};
 use crate::control::build::Facts;
+use crate::control::fresh::{Fate, Fresh};
 use crate::control::history::History;
 use crate::control::reload::{Change, Phase, Reload};
-use crate::control::resolve::{Names, Resolver};
+use crate::control::resolve::{Name, Names, Resolver};
 use crate::ground::tick::Tick;
 use crate::http::render::{self, Answer};
 use crate::http::target::Own;
@@ -33,8 +35,8 @@ pub const RESOLVE_TIME: Duration = Duration::from_secs(5);
 const SWITCH_TIME: Duration = Duration::from_secs(5);
 /// How often what a full mailbox did not take is offered again.
 const DELIVER_AGAIN: Duration = Duration::from_millis(100);
-/// How often names that did not resolve are asked for again.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
+/// How long names may take that are asked for again while everything runs.
+const REFRESH_TIME: Duration = Duration::from_secs(20);
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
@@ -93,7 +95,7 @@ pub struct Control<C> {
     again: bool,
     history: History,
     last_reload: Option<status::LastReload>,
-    resolve_at: Option<Tick>,
+    fresh: Fresh,
     refresh: Option<Names>,
     serial: u64,
     round: u64,
@@ -136,6 +138,7 @@ impl<C: Courier> Control<C> {
         shards: Vec<C>,
         notices: SyncSender<Notice>,
         signals: Signals,
+        seed: u64,
     ) -> Control<C> {
         Control {
             source,
@@ -149,7 +152,7 @@ impl<C: Courier> Control<C> {
             again: false,
             history: History::default(),
             last_reload: None,
-            resolve_at: None,
+            fresh: Fresh::new(seed),
             refresh: None,
             round: 1,
             drain: None,
@@ -167,7 +170,8 @@ impl<C: Courier> Control<C> {
         let drain = self.drain.as_ref().map(|drain| drain.deadline);
         let refresh = self.refresh.as_ref().map(|names| names.deadline);
         let due = self.due.iter().any(|due| due.switch || due.drain).then_some(self.deliver_at);
-        [reload, drain, refresh, due, self.resolve_at].into_iter().flatten().min().unwrap_or(Tick::NEVER)
+        let fresh = self.fresh.next().filter(|_| self.refresh.is_none());
+        [reload, drain, refresh, due, fresh].into_iter().flatten().min().unwrap_or(Tick::NEVER)
     }
 
     /// Takes a notice, or the time alone.
@@ -213,8 +217,7 @@ impl<C: Courier> Control<C> {
         if self.reload.as_ref().is_some_and(|reload| now >= reload.phase.deadline()) {
             self.reload_deadline(now);
         }
-        if self.resolve_at.is_some_and(|at| now >= at) {
-            self.resolve_at = None;
+        if self.refresh.is_none() && self.fresh.next().is_some_and(|at| now >= at) {
             self.begin_refresh(now);
         }
         if self.refresh.as_ref().is_some_and(|names| now >= names.deadline) {
@@ -222,37 +225,62 @@ impl<C: Courier> Control<C> {
         }
     }
 
-    /// Names that did not resolve are asked for again from time to time.
-    pub fn watch_unresolved(&mut self, now: Tick) {
-        let unresolved = self.snapshot.services.iter().flat_map(|s| &s.upstreams).any(|u| u.addresses.is_empty());
-        self.resolve_at = unresolved.then(|| now.after(RESOLVE_AGAIN));
+    /// Names are asked for again from time to time, those without an answer sooner.
+    /// `found` have an answer of just now.
+    pub fn watch_names(&mut self, found: &[Name], now: Tick) {
+        self.fresh.follow(&self.config, &self.snapshot, now);
+        found.iter().for_each(|name| {
+            self.fresh.answered(name, now);
+        });
     }
 
     fn begin_refresh(&mut self, now: Tick) {
         // A reload resolves everything anyway, and asking would take its turn at the resolver.
         if self.reload.is_some() {
-            self.resolve_at = Some(now.after(RESOLVE_AGAIN));
-            return;
+            return self.fresh.put_off(now);
         }
         self.round += 1;
-        let missing = self.snapshot.services.iter().flat_map(|s| &s.upstreams).filter(|u| u.addresses.is_empty());
-        let keys: Vec<&str> = missing.map(|upstream| upstream.identity.key.as_str()).collect();
-        let names = build::names(&self.config, |url| keys.contains(&url.normalised().as_str()));
-        let mut names = Names::new(self.round, names, now.after(RESOLVE_TIME));
+        let mut names = Names::new(self.round, self.fresh.due(now), now.after(REFRESH_TIME));
         self.resolver.ask(&mut names);
+        let done = names.is_done();
         self.refresh = Some(names);
-        if self.refresh.as_ref().is_some_and(Names::is_done) {
+        if done {
             self.end_refresh(now);
         }
     }
 
     fn end_refresh(&mut self, now: Tick) {
         let Some(names) = self.refresh.take() else { return };
-        if self.reload.is_none() && names.found_any() {
-            log::info!("names resolve now that did not: {}", names.found_names());
-            self.switch_addresses(names.found());
+        if self.reload.is_some() {
+            return self.fresh.put_off(now);
         }
-        self.watch_unresolved(now);
+        let known = build::known_addresses(&self.config, &self.snapshot);
+        let mut news = build::Addresses::new();
+        for (name, addresses) in names.found() {
+            let is_back = self.fresh.answered(&name, now);
+            if fresh::differ(known.get(&name), &addresses) {
+                log::info!("{} resolves to {}", name.0, list(&addresses));
+                news.insert(name, addresses);
+            } else if is_back {
+                log::info!("{} resolves again, to the same addresses", name.0);
+            }
+        }
+        for (name, why) in names.missing() {
+            match self.fresh.failed(&name, &why, now) {
+                Some(Fate::Stand(None)) => log::warn!("{why}; its last addresses stand until it does"),
+                Some(Fate::Stand(Some(stale))) => {
+                    log::warn!("{why}; its last addresses stand until it does, at most {} s", stale.as_secs());
+                }
+                Some(Fate::Dropped) => {
+                    log::error!("{why}, and its last addresses are stale (dns.stale): its upstreams are out");
+                    news.insert(name, Vec::new());
+                }
+                None => {}
+            }
+        }
+        if !news.is_empty() {
+            self.switch_addresses(news);
+        }
     }
 
     /// The same configuration with other addresses.
@@ -293,9 +321,9 @@ impl<C: Courier> Control<C> {
             && build::lacks(&self.config, &self.snapshot, &name)
         {
             // Too late for its round, but still the answer.
-            log::info!("names resolve now that did not: {}", name.0);
+            log::info!("{} resolves to {}", name.0, list(&addresses));
+            self.fresh.answered(&name, now);
             self.switch_addresses(build::Addresses::from([(name, addresses)]));
-            self.watch_unresolved(now);
         }
     }
 
@@ -364,4 +392,8 @@ impl<C: Courier> Control<C> {
     fn log_reloaded(&self, change: &Change) {
         log::info!("configuration generation {} is in force: {change}", self.snapshot.generation);
     }
+}
+
+fn list(addresses: &[std::net::SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -4,7 +4,7 @@
 //! Must not know: how a snapshot is built, how shards switch.
 
 use crate::config::model::Config;
-use crate::control::resolve::Names;
+use crate::control::resolve::{Name, Names};
 use crate::control::status::LastReload;
 use crate::control::{Control, Courier, RESOLVE_TIME, SWITCH_TIME, build};
 use crate::ground::tick::Tick;
@@ -197,13 +197,14 @@ impl<C: Courier> Control<C> {
             log::warn!("{missing}; {fate} until it does");
             warnings.push(missing);
         }
+        let found: Vec<Name> = names.found().into_keys().collect();
         addresses.extend(names.found());
         if *config == self.config {
             if build::known_addresses(&self.config, &self.snapshot) != addresses {
                 self.switch_addresses(addresses);
             }
             self.unchanged(ticket, &warnings);
-            self.watch_unresolved(now);
+            self.watch_names(&found, now);
             return self.reload_again(now);
         }
         self.serial += 1;
@@ -225,7 +226,7 @@ impl<C: Courier> Control<C> {
         let left = (0..self.shards.len()).collect();
         let phase = Phase::Switching { left, deadline: now.after(SWITCH_TIME), change, warnings };
         self.reload = Some(Reload { ticket, phase });
-        self.watch_unresolved(now);
+        self.watch_names(&found, now);
     }
 
     pub(super) fn shard_switched(&mut self, shard: usize, serial: u64, now: Tick) {

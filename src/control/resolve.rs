@@ -62,22 +62,9 @@ impl Names {
         self.pending.is_empty()
     }
 
-    /// Whether one was found.
-    pub fn found_any(&self) -> bool {
-        !self.found.is_empty()
-    }
-
     /// What was found.
     pub fn found(&self) -> HashMap<Name, Vec<SocketAddr>> {
         self.found.clone()
-    }
-
-    /// The names that were found, for the log.
-    pub fn found_names(&self) -> String {
-        let mut names: Vec<&str> = self.found.keys().map(|name| name.0.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names.join(", ")
     }
 
     /// What was not found, with a warning each.

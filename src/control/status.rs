@@ -6,11 +6,14 @@ use crate::control::reload::to_json;
 use crate::control::{Control, Courier};
 use crate::ground::tick::Tick;
 use crate::http::request::Refusal;
-use crate::policy::breaker::State;
+use crate::policy::breaker::{Mode, State};
+use crate::policy::class::Class;
+use crate::shared::failure::Failure;
 use crate::shared::metrics::{Counter, ShardCounters, UpstreamCounters};
-use crate::shared::snapshot::Upstream;
+use crate::shared::snapshot::{Upstream, UpstreamIdentity};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 /// How the last reload ended.
@@ -55,6 +58,7 @@ struct Counters {
     accept_pauses: u64,
     notices_lost: u64,
     panics: u64,
+    longest_turn_us: u64,
 }
 
 #[derive(Serialize)]
@@ -71,10 +75,35 @@ struct UpstreamStatus<'a> {
     reason: &'a str,
     failures_in_row: u64,
     next_probe_seconds: Option<f64>,
+    mode: &'static str,
+    weight: u32,
+    backup: bool,
     addresses: &'a [std::net::SocketAddr],
+    name_error: Option<&'a str>,
     attempts: u64,
     failures: u64,
+    settled: u64,
     in_flight: u64,
+    last_failures: Vec<FailureStatus>,
+    transitions: Vec<TransitionStatus<'a>>,
+}
+
+#[derive(Serialize)]
+struct FailureStatus {
+    time: String,
+    class: Option<&'static str>,
+    cause: String,
+    status: Option<u16>,
+    duration_ms: f64,
+    request_id: String,
+}
+
+#[derive(Serialize)]
+struct TransitionStatus<'a> {
+    time: String,
+    from: &'static str,
+    to: &'static str,
+    reason: &'a str,
 }
 
 /// Renders the document.
@@ -104,6 +133,7 @@ pub fn document<C: Courier>(control: &Control<C>, now: Tick) -> Vec<u8> {
             accept_pauses: sum(|shard| &shard.accept_pauses),
             notices_lost: sum(|shard| &shard.notices_lost),
             panics: sum(|shard| &shard.panics),
+            longest_turn_us: shards.iter().map(|shard| shard.longest_turn_us.read()).max().unwrap_or(0),
         },
         services: control
             .snapshot
@@ -122,7 +152,8 @@ fn upstream_status<'a, C: Courier>(control: &'a Control<C>, upstream: &'a Upstre
     let view = identity.breaker.view();
     let entries = control.history.of(identity).into_iter().flatten();
     // One that left the configuration and came back has no past.
-    let last = entries.rev().find(|entry| entry.time >= identity.created);
+    let entries: Vec<_> = entries.filter(|entry| entry.time >= identity.created).collect();
+    let last = entries.last().copied();
     let sum = |pick: fn(&UpstreamCounters) -> &Counter| {
         identity.counters.iter().fold(0u64, |sum, shard| sum.wrapping_add(pick(shard).read()))
     };
@@ -143,11 +174,47 @@ fn upstream_status<'a, C: Courier>(control: &'a Control<C>, upstream: &'a Upstre
             (_, None) => 0,
         },
         next_probe_seconds: probe.map(|at| at.saturating_sub(now.ms()) as f64 / 1000.0),
+        mode: match upstream.breaker.mode {
+            Mode::Off => "off",
+            Mode::Observe => "observe",
+            Mode::Enforce => "enforce",
+        },
+        weight: upstream.weight,
+        backup: upstream.backup,
         addresses: &upstream.addresses,
+        name_error: control.fresh.failing(&upstream.name),
         attempts: sum(|shard| &shard.attempts),
         failures: sum(|shard| &shard.failures),
+        settled: sum(|shard| &shard.settled),
         in_flight: sum(|shard| &shard.in_flight),
+        last_failures: last_failures(identity, now),
+        transitions: entries
+            .iter()
+            .map(|entry| TransitionStatus {
+                time: rfc3339(entry.time),
+                from: entry.from.word(),
+                to: entry.to.word(),
+                reason: &entry.reason,
+            })
+            .collect(),
     }
+}
+
+/// The last failures of an upstream, oldest first.
+fn last_failures(identity: &UpstreamIdentity, now: Tick) -> Vec<FailureStatus> {
+    let failures = identity.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let wall = |at_ms: u64| SystemTime::now() - Duration::from_millis(now.ms().saturating_sub(at_ms));
+    failures
+        .iter()
+        .map(|record| FailureStatus {
+            time: rfc3339(wall(record.at_ms)),
+            class: record.failure.class().map(Class::word),
+            cause: record.failure.to_string(),
+            status: if let Failure::Status(status) = record.failure { Some(status) } else { None },
+            duration_ms: record.duration.as_secs_f64() * 1000.0,
+            request_id: record.request_id.to_string(),
+        })
+        .collect()
 }
 
 /// A moment as RFC 3339 in UTC, with milliseconds.

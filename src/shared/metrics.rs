@@ -21,6 +21,13 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
     }
 
+    /// Makes it at least `number`. Only the owning thread may call it.
+    pub fn raise(&self, number: u64) {
+        if number > self.0.load(Ordering::Relaxed) {
+            self.0.store(number, Ordering::Relaxed);
+        }
+    }
+
     /// The number as last written.
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -67,6 +74,8 @@ pub struct ShardCounters {
     pub accept_pauses: Counter,
     /// Notices to control that found its queue full.
     pub notices_lost: Counter,
+    /// The longest turn that took mail of control, in microseconds of processor time.
+    pub longest_turn_us: Counter,
     /// Panics that ended one exchange.
     pub panics: Counter,
 }

@@ -111,8 +111,12 @@ pub struct Upstream {
     pub neutral_on: Causes,
     /// From where on an answer is slow, and whether that is a failure by itself.
     pub slow: Option<Slow>,
+    /// Host and port of its URL.
+    pub name: (String, u16),
     /// Its share of the turns.
     pub weight: u32,
+    /// It serves when no other can.
+    pub backup: bool,
     /// How long it is spared after it came or closed; zero is off.
     pub slow_start: Duration,
     /// Requests under way are counted for the whole process: for a limit, or for a policy that asks.
