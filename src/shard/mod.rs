@@ -1139,6 +1139,7 @@ fn rewind(exchange: &mut Exchange, now: Tick) {
     attempt.send = Send::Waiting;
     attempt.receive = Receive::Head;
     attempt.body = crate::http::body::Transfer::EMPTY;
+    attempt.held = false;
     attempt.since = now;
 }
 

@@ -19,6 +19,7 @@ mod refusals;
 mod reload;
 mod responses;
 mod retry;
+mod retry_rules;
 mod smuggling;
 mod support;
 mod timeouts;
