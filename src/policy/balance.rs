@@ -260,11 +260,12 @@ fn two_choices<P>(
     if turns.is_empty() {
         return None;
     }
-    let mut any = || turns[(random.next_u64() % turns.len() as u64) as usize];
+    let mut any = || (random.next_u64() % turns.len() as u64) as usize;
     for _ in 0..upstreams {
-        let one = any();
-        // Another one than the first, if chance gives one soon.
-        let other = (0..8).map(|_| any()).find(|other| *other != one).unwrap_or(one);
+        let one = turns[any()];
+        let from = any();
+        // Another one than the first, from a place of chance on.
+        let other = turns[from..].iter().chain(&turns[..from]).find(|other| **other != one).copied().unwrap_or(one);
         let (better, worse) = if load(other) < load(one) { (other, one) } else { (one, other) };
         if let Some(taken) = take(better, Chosen::ByPolicy) {
             return Some(taken);

@@ -7,7 +7,9 @@
 
 mod admin;
 mod balance;
+mod balance_rules;
 mod breaker;
+mod breaker_rules;
 mod clients;
 mod framing;
 mod intermediary;
