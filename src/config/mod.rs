@@ -50,15 +50,24 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Reads the configuration file at `path`, with the environment of the process.
+/// Reads and understands the configuration file at `path`.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    understand(path, &read(path)?)
+}
+
+/// The bytes of the configuration file at `path`.
 ///
 /// Never blocks on what is not a regular file, and reads at most 4 MiB.
-pub fn load(path: &Path) -> Result<Loaded, Problems> {
+pub fn read(path: &Path) -> Result<Vec<u8>, Problems> {
+    bytes(path).map_err(|fault| problem(&path.display().to_string(), "", None, fault))
+}
+
+/// What the `bytes` of the file at `path` mean, with the environment of the process.
+pub fn understand(path: &Path, bytes: &[u8]) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
-    let bytes = read(path).map_err(|fault| problem(&name, "", None, fault))?;
-    match std::str::from_utf8(&bytes) {
+    match std::str::from_utf8(bytes) {
         Ok(text) => parse(&name, text, &|variable| std::env::var(variable).ok()),
-        Err(error) => Err(not_utf8(&name, &bytes, error.valid_up_to())),
+        Err(error) => Err(not_utf8(&name, bytes, error.valid_up_to())),
     }
 }
 
@@ -80,7 +89,7 @@ fn problem(name: &str, text: &str, at: impl Into<Option<At>>, fault: Fault) -> P
     Problems(findings.finish(name, text))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Fault> {
+fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {
     let unreadable = |error: io::Error| Fault::new(format!("the file cannot be read: {error}"));
     // Asked before it is opened: opening a FIFO waits for a writer.
     let metadata = path.metadata().map_err(unreadable)?;
