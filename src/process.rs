@@ -1,10 +1,11 @@
 //! The process: threads, listening sockets, signals, the order of starting and ending, exit codes.
 //!
-//! The only file that starts threads and reads clocks (the resolver's threads and the demo's apart).
+//! The only file that starts threads and reads clocks (those of the resolver, the watcher and the demo apart).
 //! Must not know: HTTP, what a notice means.
 
 use crate::config::{self, model};
 use crate::control::resolve::{Names, Resolver};
+use crate::control::watch::fingerprint;
 use crate::control::{Control, Courier, Next, RESOLVE_TIME, Signals, Source, build};
 use crate::ground::tick::Tick;
 use crate::logging;
@@ -57,8 +58,9 @@ impl Clock {
 
 /// Runs the gateway until it is told to end.
 pub fn serve(source: Source) -> ExitCode {
-    let loaded = match source.load() {
-        Ok(loaded) => loaded,
+    let read = source.read().and_then(|bytes| Ok((source.understand(&bytes)?, fingerprint(&bytes))));
+    let (loaded, fingerprint) = match read {
+        Ok(read) => read,
         Err(problems) => {
             eprint_quietly(&problems.to_string());
             return ExitCode::from(EXIT_CONFIG);
@@ -68,7 +70,7 @@ pub fn serve(source: Source) -> ExitCode {
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
-    let code = match run(source, loaded.config) {
+    let code = match run(source, loaded.config, fingerprint) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) if log::max_level() < log::LevelFilter::Error => {
             // Whoever switched the log off still has to know why nothing runs.
@@ -116,7 +118,7 @@ pub fn print_quietly(text: &str) {
     let _ = io::Write::write_all(&mut io::stdout().lock(), format!("{text}\n").as_bytes());
 }
 
-fn run(source: Source, config: model::Config) -> Result<(), String> {
+fn run(source: Source, config: model::Config, fingerprint: u64) -> Result<(), String> {
     let clock = Clock { start: Instant::now() };
     let descriptors = raise_descriptor_limit();
     let shards = match config.gateway.workers {
@@ -140,8 +142,11 @@ fn run(source: Source, config: model::Config) -> Result<(), String> {
         log::info!("listening on {address}, shards: {shards}, services: {}", snapshot.services.len());
     }
     let signals = Signals { hangup: SIGHUP };
-    let mut control = Control::new(source, config, snapshot, facts, process, couriers, notices, signals, random()?);
+    let seed = random()?;
+    let mut control =
+        Control::new(source, config, fingerprint, snapshot, facts, process, couriers, notices, signals, seed);
     control.watch_names(&[], clock.now());
+    control.watch_file();
     if hung_up {
         control.step(Some(Notice::Signal(SIGHUP)), clock.now());
     }

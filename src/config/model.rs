@@ -320,6 +320,8 @@ pub struct Gateway {
     pub drain_timeout: Duration,
     /// `log.level`.
     pub log_level: log::LevelFilter,
+    /// `reload`.
+    pub reload: Reload,
 }
 
 impl Default for Gateway {
@@ -331,7 +333,25 @@ impl Default for Gateway {
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(30),
             log_level: log::LevelFilter::Info,
+            reload: Reload::default(),
         }
+    }
+}
+
+/// `gateway.reload`: whether the file is reloaded by itself when its content changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// The system is asked to tell of changes.
+    pub watch: bool,
+    /// How long a content must stay the same before it is taken over, at least 1 ms.
+    pub debounce: Duration,
+    /// How often the file is read to see whether it has changed; `None` is never.
+    pub poll: Option<Duration>,
+}
+
+impl Default for Reload {
+    fn default() -> Reload {
+        Reload { watch: false, debounce: Duration::from_millis(200), poll: None }
     }
 }
 

@@ -7,8 +7,8 @@
 
 use super::diagnostics::{Fault, quote};
 use super::model::{
-    self, Balancing, CircuitBreaker, Client, Dns, Gateway, HashOn, HealthCheck, HostHeader, Limits, Pool, Timeouts,
-    WhenAllOpen,
+    self, Balancing, CircuitBreaker, Client, Dns, Gateway, HashOn, HealthCheck, HostHeader, Limits, Pool, Reload,
+    Timeouts, WhenAllOpen,
 };
 use super::reader::{Field, Reader, Rule};
 use super::suggest::did_you_mean;
@@ -22,6 +22,7 @@ use log::LevelFilter;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -447,6 +448,7 @@ pub(super) const GATEWAY: &[Field<Process>] = &[
     field("limits", Rule::Node(|process, node, reader| limits(&mut process.gateway.limits, node, reader))),
     field("drain", Rule::Node(|process, node, reader| reader.mapping(node, DRAIN, &mut process.gateway))),
     field("log", Rule::Node(|process, node, reader| reader.mapping(node, LOG, &mut process.gateway))),
+    field("reload", Rule::Node(|process, node, reader| reader.mapping(node, RELOAD, &mut process.gateway.reload))),
     field("defaults", Rule::Node(|process, node, reader| reader.mapping(node, DEFAULTS, &mut process.defaults))),
     field("upstreams", Rule::Elsewhere("a service of the name gateway is written as a list of URLs")),
 ];
@@ -471,6 +473,12 @@ const DRAIN: &[Field<Gateway>] =
     &[field("timeout", Rule::Duration(DAY, |gateway, value| gateway.drain_timeout = value))];
 
 const LOG: &[Field<Gateway>] = &[field("level", Rule::Text(log_level))];
+
+const RELOAD: &[Field<Reload>] = &[
+    field("watch", Rule::Flag(|reload, value| reload.watch = value)),
+    field("debounce", Rule::Duration(MINUTE, |reload, value| reload.debounce = value)),
+    field("poll", Rule::DurationOrZero(DAY, |reload, value| reload.poll = (!value.is_zero()).then_some(value))),
+];
 
 const LEVELS: [(&str, LevelFilter); 6] = [
     ("off", LevelFilter::Off),

@@ -379,6 +379,29 @@ fn gateway_drain_and_log() {
 }
 
 #[test]
+fn gateway_reload() {
+    let default = Reload { watch: false, debounce: Duration::from_millis(200), poll: None };
+    assert_eq!(gateway("reload: {}").reload, default);
+    assert_eq!(
+        gateway("reload: {watch: true, debounce: 1m, poll: 24h}").reload,
+        Reload { watch: true, debounce: 60 * SECOND, poll: Some(24 * 3600 * SECOND) }
+    );
+    assert_eq!(gateway("reload: {debounce: 1ms, poll: 0}").reload, Reload { debounce: SECOND / 1000, ..default });
+    for (text, problem) in [
+        ("reload: true", "2:11 reload must be a mapping"),
+        ("reload: {watch: 1}", "2:19 watch must be true or false, not \"1\""),
+        ("reload: {debounce: 0}", "2:22 debounce must be from 1ms to 1m, not \"0\""),
+        ("reload: {debounce: 61s}", "2:22 debounce must be from 1ms to 1m, not \"61s\""),
+        ("reload: {debounce: 200}", "2:22 debounce needs a unit: write \"200ms\" or \"200s\""),
+        ("reload: {poll: 25h}", "2:18 poll must be from 0 or from 1ms to 24h, not \"25h\""),
+        ("reload: {poll: true}", "2:18 poll is not a duration: \"true\""),
+        ("reload: {interval: 1s}", "2:12 unknown key \"interval\" in gateway.reload"),
+    ] {
+        assert_eq!(bad(&format!("gateway:\n  {text}\n")), [problem]);
+    }
+}
+
+#[test]
 fn settings_merge_from_the_outside_in() {
     let config = good(
         "s:
@@ -794,6 +817,7 @@ gateway:
   limits: {connections: 100, header_bytes: 8KiB, headers: 64, request_line: 4KiB, buffer: 32KiB}
   drain: {timeout: 30s}
   log: {level: debug}
+  reload: {watch: true, debounce: 50ms, poll: 1m}
   defaults: {timeouts: {stream: 2h}}
 ";
 

@@ -10,6 +10,7 @@ pub mod history;
 pub mod reload;
 pub mod resolve;
 pub mod status;
+pub mod watch;
 
 use crate::config::{self, model};
 use crate::control::build::Facts;
@@ -17,6 +18,7 @@ use crate::control::fresh::{Fate, Fresh};
 use crate::control::history::History;
 use crate::control::reload::{Change, Phase, Reload};
 use crate::control::resolve::{Name, Names, Resolver};
+use crate::control::watch::{Known, Watcher};
 use crate::ground::tick::Tick;
 use crate::http::render::{self, Answer};
 use crate::http::target::Own;
@@ -50,8 +52,21 @@ pub enum Source {
 impl Source {
     /// Reads and validates it.
     pub fn load(&self) -> Result<config::Loaded, config::Problems> {
+        self.understand(&self.read()?)
+    }
+
+    /// Reads it.
+    pub fn read(&self) -> Result<Vec<u8>, config::Problems> {
         match self {
-            Source::File(path) => config::load(path),
+            Source::File(path) => config::read(path),
+            Source::Text(_, text) => Ok(text.clone().into_bytes()),
+        }
+    }
+
+    /// Validates what was read.
+    pub fn understand(&self, bytes: &[u8]) -> Result<config::Loaded, config::Problems> {
+        match self {
+            Source::File(path) => config::understand(path, bytes),
             Source::Text(name, text) => config::parse(name, text, &|_| None),
         }
     }
@@ -91,8 +106,12 @@ pub struct Control<C> {
     process: Arc<Process>,
     shards: Vec<C>,
     resolver: Resolver,
+    notices: SyncSender<Notice>,
     reload: Option<Reload>,
     again: bool,
+    changed: Option<u64>,
+    known: Arc<Known>,
+    watcher: Option<Watcher>,
     history: History,
     last_reload: Option<status::LastReload>,
     fresh: Fresh,
@@ -127,11 +146,13 @@ struct Drain {
 }
 
 impl<C: Courier> Control<C> {
-    /// Control over shards that run on `snapshot`, which was built from `config`.
+    /// Control over shards that run on `snapshot`, which was built from `config`, which was read from a content
+    /// with this fingerprint.
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         source: Source,
         config: model::Config,
+        fingerprint: u64,
         snapshot: Arc<Snapshot>,
         facts: Facts,
         process: Arc<Process>,
@@ -147,9 +168,13 @@ impl<C: Courier> Control<C> {
             snapshot,
             facts,
             process,
-            resolver: Resolver::new(notices),
+            resolver: Resolver::new(notices.clone()),
+            notices,
             reload: None,
             again: false,
+            changed: None,
+            known: Arc::new(Known::new(fingerprint)),
+            watcher: None,
             history: History::default(),
             last_reload: None,
             fresh: Fresh::new(seed),
@@ -194,6 +219,7 @@ impl<C: Courier> Control<C> {
             }
             Some(Notice::Signal(signal)) if signal == self.signals.hangup => self.begin_reload(None, now),
             Some(Notice::Signal(_)) => self.begin_drain(now),
+            Some(Notice::FileChanged { fingerprint }) => self.file_changed(fingerprint, now),
         }
         self.look_at_clock(now);
         match &self.drain {
@@ -222,6 +248,23 @@ impl<C: Courier> Control<C> {
         }
         if self.refresh.as_ref().is_some_and(|names| now >= names.deadline) {
             self.end_refresh(now);
+        }
+    }
+
+    /// Starts, replaces or ends the watcher of the file, as the configuration wants it.
+    pub fn watch_file(&mut self) {
+        let Source::File(path) = &self.source else { return };
+        let wanted = Some(self.config.gateway.reload).filter(|reload| reload.watch || reload.poll.is_some());
+        if self.watcher.as_ref().map(Watcher::settings) == wanted {
+            return;
+        }
+        if self.watcher.take().is_some() && wanted.is_none() {
+            log::info!("{} is no longer watched", path.display());
+        }
+        let Some(settings) = wanted else { return };
+        match Watcher::start(path, settings, Arc::clone(&self.known), self.notices.clone()) {
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(error) => log::error!("{} is not watched until the next reload: {error}", path.display()),
         }
     }
 

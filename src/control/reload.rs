@@ -3,10 +3,11 @@
 //! Nothing is applied unless everything is valid, and the answer comes after the last shard has switched.
 //! Must not know: how a snapshot is built, how shards switch.
 
+use crate::config::Problems;
 use crate::config::model::Config;
 use crate::control::resolve::{Name, Names};
 use crate::control::status::LastReload;
-use crate::control::{Control, Courier, RESOLVE_TIME, SWITCH_TIME, build};
+use crate::control::{Control, Courier, RESOLVE_TIME, SWITCH_TIME, build, watch};
 use crate::ground::tick::Tick;
 use crate::shard::mailbox::Ticket;
 use serde::Serialize;
@@ -144,7 +145,34 @@ impl<C: Courier> Control<C> {
             }
             return;
         }
-        let loaded = match self.source.load() {
+        let bytes = self.source.read();
+        self.load(ticket, bytes, now);
+    }
+
+    /// The watcher has seen a content that stays. It is read anew here: when it is yet another one by now, or was
+    /// loaded meanwhile, nothing is done, and the watcher will tell again if there is something to tell.
+    pub(super) fn file_changed(&mut self, fingerprint: u64, now: Tick) {
+        if self.reload.is_some() {
+            self.changed = Some(fingerprint);
+            return;
+        }
+        if self.watcher.is_some()
+            && !self.known.is(fingerprint)
+            && let Ok(bytes) = self.source.read()
+            && watch::fingerprint(&bytes) == fingerprint
+        {
+            log::info!("{} has changed", self.source.name());
+            self.load(None, Ok(bytes), now);
+        }
+        self.known.answered();
+    }
+
+    fn load(&mut self, ticket: Option<Ticket>, bytes: Result<Vec<u8>, Problems>, now: Tick) {
+        if let Ok(bytes) = &bytes {
+            // Even when it is invalid: it will not become better by being loaded again.
+            self.known.set(watch::fingerprint(bytes));
+        }
+        let loaded = match bytes.and_then(|bytes| self.source.understand(&bytes)) {
             Ok(loaded) => loaded,
             Err(problems) => {
                 let errors: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
@@ -214,6 +242,7 @@ impl<C: Courier> Control<C> {
         change.services = compare(&self.config, &config);
         log::set_max_level(config.gateway.log_level);
         self.config = *config;
+        self.watch_file();
         self.switch(Arc::new(snapshot));
         let known: std::collections::HashSet<(&str, &str)> = self
             .snapshot
@@ -262,10 +291,13 @@ impl<C: Courier> Control<C> {
         self.reload_again(now);
     }
 
-    /// A signal came while a reload was under way: the file may have changed after it was read.
+    /// A signal or the watcher came while a reload was under way: the file may have changed after it was read.
     fn reload_again(&mut self, now: Tick) {
         if std::mem::take(&mut self.again) {
             self.begin_reload(None, now);
+        }
+        if let Some(fingerprint) = self.changed.take() {
+            self.file_changed(fingerprint, now);
         }
     }
 

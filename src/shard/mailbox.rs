@@ -61,6 +61,11 @@ pub enum Notice {
     },
     /// A signal came.
     Signal(i32),
+    /// The configuration file has another content than the one that was loaded last.
+    FileChanged {
+        /// Of the content.
+        fingerprint: u64,
+    },
     /// A name was resolved, or was not.
     Resolved {
         /// Of the request to the resolver.

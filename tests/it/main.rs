@@ -27,3 +27,4 @@ mod support;
 mod timeouts;
 mod upgrades;
 mod upstream_faults;
+mod watch;

@@ -58,23 +58,46 @@ impl Gateway {
 
     /// The given lines of the `gateway` section and the given services. One shard, unless the lines say `workers`.
     pub(crate) fn with(settings: &str, services: &str) -> Gateway {
-        Gateway::spawn(Command::new(PROGRAM), settings, services)
+        Gateway::spawn(Command::new(PROGRAM), settings, services, in_place)
+    }
+
+    /// The same; `place` puts the text of the configuration into the directory and says under which name.
+    pub(crate) fn placed(settings: &str, services: &str, place: impl FnOnce(&Path, &str) -> &'static str) -> Gateway {
+        Gateway::spawn(Command::new(PROGRAM), settings, services, place)
+    }
+
+    /// The same where a limit of the user (`max_inotify_instances`) is 0; `None` where the system does not let
+    /// a test set limits.
+    pub(crate) fn limited(limit: &str, settings: &str, services: &str) -> Option<Gateway> {
+        let set = format!("echo 0 > /proc/sys/user/{limit}");
+        let tried = Command::new("unshare").args(["-Ur", "sh", "-c", &set]).stderr(Stdio::null()).status();
+        if !tried.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let mut command = Command::new("unshare");
+        command.args(["-Ur", "sh", "-c", &format!("{set} && exec \"$0\" \"$@\""), PROGRAM]);
+        Some(Gateway::spawn(command, settings, services, in_place))
     }
 
     /// The same with so many descriptors for the whole process, and no way to have more.
     pub(crate) fn within(descriptors: u32, settings: &str, services: &str) -> Gateway {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""), PROGRAM]);
-        Gateway::spawn(command, settings, services)
+        Gateway::spawn(command, settings, services, in_place)
     }
 
-    fn spawn(mut command: Command, settings: &str, services: &str) -> Gateway {
+    fn spawn(
+        mut command: Command,
+        settings: &str,
+        services: &str,
+        place: impl FnOnce(&Path, &str) -> &'static str,
+    ) -> Gateway {
         let workers = if settings.contains("workers:") { "" } else { "  workers: 1\n" };
         let section = format!("gateway:\n  listen: 127.0.0.1:0\n{workers}{}", indented(settings));
         let directory = tempfile::tempdir().unwrap();
-        write_whole(&directory.path().join("config.yaml"), &format!("{section}{services}"));
+        let name = place(directory.path(), &format!("{section}{services}"));
         let mut child = command
-            .args(["-c", "config.yaml"])
+            .args(["-c", name])
             .current_dir(directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -259,8 +282,14 @@ impl Drop for Gateway {
     }
 }
 
+/// Where a configuration is unless a test says otherwise.
+fn in_place(directory: &Path, text: &str) -> &'static str {
+    write_whole(&directory.join("config.yaml"), text);
+    "config.yaml"
+}
+
 /// Replaces a file in one step, as an editor or a deployment does it.
-fn write_whole(path: &Path, text: &str) {
+pub(crate) fn write_whole(path: &Path, text: &str) {
     let new: PathBuf = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(&new, path).unwrap();
