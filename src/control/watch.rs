@@ -175,28 +175,31 @@ impl Watch {
         self.watch();
         log::info!("{} is watched", self.name);
         let mut seen: Option<Sight> = None;
-        let mut is_stirred = false;
+        let mut is_restless = true;
         loop {
             // Before the look: what changes after it is an event.
             self.watch();
             let sight = self.look();
             let woken = if !self.is_news(&sight) {
-                if std::mem::take(&mut is_stirred) && sight == Sight::Loaded {
-                    log::debug!("{}: its content is the one that was loaded last", self.name);
+                if std::mem::take(&mut is_restless) {
+                    log::debug!("{}: nothing to do until it changes", self.name);
                 }
                 seen = None;
                 self.wait()
-            } else if seen.as_ref() == Some(&sight) {
-                seen = None;
-                self.tell(sight);
-                self.sleep(self.settings.debounce)
             } else {
-                seen = Some(sight);
+                is_restless = true;
+                if seen.as_ref() == Some(&sight) {
+                    seen = None;
+                    self.tell(sight);
+                } else {
+                    log::debug!("{}: a change, if it stays so", self.name);
+                    seen = Some(sight);
+                }
                 self.sleep(self.settings.debounce)
             };
             match woken {
                 Woken::Hangup => return,
-                Woken::Event => is_stirred = true,
+                Woken::Event => is_restless = true,
                 Woken::Time => {}
             }
         }

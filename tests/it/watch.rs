@@ -18,11 +18,8 @@ fn service(name: &str) -> String {
 
 /// A gateway that misses no change any more.
 fn watched(settings: &str, services: &str) -> Gateway {
-    wait_watched(Gateway::with(settings, services))
-}
-
-fn wait_watched(mut gateway: Gateway) -> Gateway {
-    gateway.wait_for_log("the watcher", |line| line.contains("config.yaml is watched"));
+    let gateway = Gateway::with(settings, services);
+    wait_idle(&gateway, 1);
     gateway
 }
 
@@ -59,10 +56,14 @@ fn unchanged(gateway: &Gateway) -> usize {
     count(gateway, "the configuration is unchanged")
 }
 
-/// Waits until the watcher has looked at what is there and found nothing to do, `times` times in all.
+/// How often the watcher, woken or not, has found nothing to do.
+fn idle(gateway: &Gateway) -> usize {
+    count(gateway, "nothing to do until it changes")
+}
+
 #[track_caller]
 fn wait_idle(gateway: &Gateway, times: usize) {
-    wait_until("the watcher finds nothing to do", || count(gateway, "is the one that was loaded last") >= times);
+    wait_until("the watcher finds nothing to do", || idle(gateway) >= times);
 }
 
 fn watchers(gateway: &Gateway) -> usize {
@@ -96,10 +97,12 @@ fn a_file_written_in_place_is_loaded_when_it_is_whole() {
     let mut gateway = watched(SLOWLY, &service("a"));
     let section = gateway.section().to_owned();
     let whole = format!("{section}{}{}", service("b"), service("c"));
-    // nothing, half a line, and half a file that would be valid
-    for part in ["", &section[..section.len() / 2], &format!("{section}{}", service("b")), &whole] {
+    // nothing, and half a file that would be valid; each is seen, and has gone before its time
+    for (at, part) in ["", &format!("{section}{}", service("b"))].into_iter().enumerate() {
         write_in_place(&gateway, part);
+        wait_until("it is seen", || count(&gateway, "if it stays so") == at + 1);
     }
+    write_in_place(&gateway, &whole);
     wait_in_force(&mut gateway, 2, &["b", "c"]);
     assert_eq!(count(&gateway, "ERROR"), 0);
     assert_eq!(count(&gateway, "is empty"), 0);
@@ -110,8 +113,10 @@ fn an_empty_file_is_not_loaded_by_itself() {
     let mut gateway = watched(WATCHED, &service("a"));
     write_in_place(&gateway, "");
     gateway.wait_for_log("what is awaited", |line| line.contains("config.yaml is empty"));
+    wait_idle(&gateway, 2);
     // white space is no content either
     write_in_place(&gateway, "\u{feff}\n  \r\n");
+    wait_idle(&gateway, 3);
     gateway.rewrite_services(&service("b"));
     wait_in_force(&mut gateway, 2, &["b"]);
     assert_eq!(count(&gateway, "is empty"), 1);
@@ -128,17 +133,17 @@ fn publish(directory: &Path, version: &str, text: &str) {
 
 #[test]
 fn a_mounted_config_map_is_loaded_when_its_link_moves() {
-    let gateway = Gateway::placed(WATCHED, &service("a"), |directory, text| {
+    let mut gateway = Gateway::placed(WATCHED, &service("a"), |directory, text| {
         publish(directory, "..2024_01", text);
         symlink("..data/config.yaml", directory.join("config.yaml")).unwrap();
         "config.yaml"
     });
-    let mut gateway = wait_watched(gateway);
+    wait_idle(&gateway, 1);
     for (generation, version, name) in [(2, "..2024_02", "b"), (3, "..2024_03", "c")] {
         let old = fs::read_link(gateway.directory().join("..data")).unwrap();
         publish(gateway.directory(), version, &format!("{}{}", gateway.section(), service(name)));
-        fs::remove_dir_all(gateway.directory().join(old)).unwrap();
         wait_in_force(&mut gateway, generation, &[name]);
+        fs::remove_dir_all(gateway.directory().join(old)).unwrap();
     }
 }
 
@@ -151,6 +156,7 @@ fn a_deleted_file_stops_nothing_and_is_awaited() {
     let line = gateway.wait_for_log("the loss", |line| line.contains("the running configuration stays"));
     assert!(line.contains("config.yaml") && line.contains("No such file"), "{line}");
     assert_eq!(services(&gateway), ["a"]);
+    wait_idle(&gateway, 2);
 
     write_in_place(&gateway, &text);
     gateway.wait_for_log("the return", |line| line.contains("is there again"));
@@ -164,12 +170,12 @@ fn a_deleted_file_stops_nothing_and_is_awaited() {
 
 #[test]
 fn a_replaced_directory_is_followed() {
-    let gateway = Gateway::placed(WATCHED, &service("a"), |directory, text| {
+    let mut gateway = Gateway::placed(WATCHED, &service("a"), |directory, text| {
         fs::create_dir_all(directory.join("etc/conf")).unwrap();
         fs::write(directory.join("etc/conf/config.yaml"), text).unwrap();
         "etc/conf/config.yaml"
     });
-    let mut gateway = wait_watched(gateway);
+    wait_idle(&gateway, 1);
     let etc = gateway.directory().join("etc");
     let section = gateway.section().to_owned();
     let text = |name: &str| format!("{section}{}", service(name));
@@ -185,8 +191,10 @@ fn a_replaced_directory_is_followed() {
     wait_in_force(&mut gateway, 3, &["c"]);
 
     // and so is one above it
+    let before = idle(&gateway);
     fs::remove_dir_all(&etc).unwrap();
     gateway.wait_for_log("the loss", |line| line.contains("the running configuration stays"));
+    wait_idle(&gateway, before + 1);
     fs::create_dir_all(etc.join("conf")).unwrap();
     fs::write(etc.join("conf/config.yaml"), text("d")).unwrap();
     wait_in_force(&mut gateway, 4, &["d"]);
@@ -199,10 +207,10 @@ fn a_touched_file_is_not_loaded() {
     let file = fs::File::options().append(true).open(&path).unwrap();
     file.set_modified(std::time::SystemTime::now()).unwrap();
     drop(file);
-    wait_idle(&gateway, 1);
-    let idle = count(&gateway, "is the one that was loaded last");
+    wait_idle(&gateway, 2);
+    let before = idle(&gateway);
     gateway.rewrite_services(&service("a"));
-    wait_idle(&gateway, idle + 1);
+    wait_idle(&gateway, before + 1);
     assert_eq!((in_force(&gateway), unchanged(&gateway)), (0, 0));
     gateway.rewrite_services(&service("b"));
     wait_in_force(&mut gateway, 2, &["b"]);
@@ -210,7 +218,7 @@ fn a_touched_file_is_not_loaded() {
 
 #[test]
 fn polling_needs_no_inotify() {
-    let mut gateway = watched("reload: {poll: 50ms, debounce: 20ms}", &service("a"));
+    let mut gateway = watched("reload: {poll: 50ms, debounce: 20ms}\nlog: {level: debug}", &service("a"));
     assert!(!has_inotify(&gateway));
     gateway.rewrite_services(&service("b"));
     wait_in_force(&mut gateway, 2, &["b"]);
@@ -241,13 +249,13 @@ fn what_was_loaded_otherwise_is_not_loaded_again() {
     let mut gateway = watched(SLOWLY, &service("a"));
     gateway.rewrite_services(&service("b"));
     assert_eq!(gateway.reload().json()["status"], "reloaded");
-    wait_idle(&gateway, 1);
+    wait_idle(&gateway, 2);
     wait_in_force(&mut gateway, 2, &["b"]);
 
-    let idle = count(&gateway, "is the one that was loaded last");
+    let before = idle(&gateway);
     gateway.rewrite_services(&service("c"));
     gateway.signal("HUP");
-    wait_idle(&gateway, idle + 1);
+    wait_idle(&gateway, before + 1);
     wait_in_force(&mut gateway, 3, &["c"]);
     assert_eq!(count(&gateway, "config.yaml has changed"), 0);
 
@@ -293,15 +301,15 @@ fn an_invalid_file_is_told_once_with_every_message() {
         gateway.wait_for_log(&place, |line| line.contains(&place));
     }
     assert_eq!(services(&gateway), ["a"]);
-    let idle = count(&gateway, "is the one that was loaded last");
+    let before = idle(&gateway);
     gateway.rewrite_services("b: [ftp://x]\nc:\n  - http://127.0.0.1:9\n  - nonsense\n");
-    wait_idle(&gateway, idle + 1);
+    wait_idle(&gateway, before + 1);
 
     // nor is one repeated that somebody else has tried
-    let idle = count(&gateway, "is the one that was loaded last");
+    let before = idle(&gateway);
     gateway.rewrite_services("b: [");
     assert_eq!(gateway.reload().status, 422);
-    wait_idle(&gateway, idle + 1);
+    wait_idle(&gateway, before + 1);
     assert_eq!(count(&gateway, "nothing was changed"), 2);
 
     gateway.rewrite_services(&service("d"));
