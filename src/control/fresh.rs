@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// How often names without an address are asked for again.
+/// How often names without an answer are asked for again, unless `dns.refresh` is shorter.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Names of one round; the others are due in the next.
 const ROUND: usize = 256;
@@ -112,7 +112,7 @@ impl Fresh {
     /// A name has none; what becomes of its addresses, when that is news.
     pub fn failed(&mut self, name: &Name, why: &str, now: Tick) -> Option<Fate> {
         let state = self.names.get_mut(name)?;
-        state.due = now.after(AGAIN);
+        state.due = now.after(again(&state.dns));
         let is_new = state.failing.is_none();
         state.failing = Some(why.to_owned());
         let stale = state.dns.stale;
@@ -132,6 +132,10 @@ impl Fresh {
     }
 }
 
+fn again(dns: &Dns) -> Duration {
+    least(AGAIN, dns.refresh)
+}
+
 fn least(a: Duration, b: Duration) -> Duration {
     if a.is_zero() || !b.is_zero() && b < a { b } else { a }
 }
@@ -139,7 +143,7 @@ fn least(a: Duration, b: Duration) -> Duration {
 /// A tenth earlier at most, so that names that were asked for together do not stay together.
 fn due(dns: &Dns, has_address: bool, now: Tick, random: &mut Random) -> Tick {
     match (has_address, dns.refresh) {
-        (false, _) => now.after(AGAIN),
+        (false, _) => now.after(again(dns)),
         (true, Duration::ZERO) => Tick::NEVER,
         (true, refresh) => now.after(refresh - refresh * (random.next_u64() % 1000) as u32 / 10_000),
     }

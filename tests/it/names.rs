@@ -1,7 +1,7 @@
 //! Names of upstreams: several addresses, and names that do not resolve.
 
 use crate::support::problem::assert_proxy_problem;
-use crate::support::{Gateway, Origin, service};
+use crate::support::{Gateway, Origin, service, wait_until};
 
 /// Reserved never to exist (RFC 6761 section 6.4).
 const NOWHERE: &str = "http://no-such-host.invalid:81";
@@ -46,4 +46,35 @@ fn the_addresses_of_a_name_are_tried_in_turn_within_one_attempt() {
         assert_eq!(gateway.fetch("/v1/proxy/s/").text(), "hello");
     }
     assert_eq!(gateway.breaker("s", &url), ("closed".to_owned(), 0));
+}
+
+#[test]
+fn a_name_is_asked_for_again_while_the_gateway_runs() {
+    let origin = Origin::hello("hello");
+    let hosts = tempfile::NamedTempFile::new().unwrap();
+    let resolve = |line: &str| std::fs::write(hosts.path(), format!("127.0.0.1 localhost\n{line}\n")).unwrap();
+    resolve("");
+    let url = format!("http://moving.test:{}", origin.addr().port());
+    let settings = "dns: {refresh: 200ms, stale: 1s}\ncircuit_breaker: {enabled: false}\nretries: {attempts: 0}";
+    let Some(mut gateway) = Gateway::with_hosts(hosts.path(), &service("s", &[&url], settings)) else {
+        eprintln!("not tested: this system does not let a test mount a file of hosts");
+        return;
+    };
+    let status = || gateway.fetch("/v1/proxy/s/").status;
+    assert_eq!(status(), 503);
+    resolve("127.0.0.1 moving.test");
+    wait_until("it resolves", || status() == 200);
+    resolve("127.0.0.9 moving.test");
+    wait_until("it moved to where nobody listens", || status() == 502);
+    resolve("127.0.0.9 moving.test\n127.0.0.1 moving.test");
+    wait_until("it has two addresses, one of which works", || status() == 200);
+    assert_eq!(gateway.generation(), 1, "another address is no other configuration");
+    resolve("");
+    wait_until("its addresses are stale", || status() == 503);
+    let upstream = gateway.status()["services"][0]["upstreams"][0].clone();
+    assert!(upstream["name_error"].as_str().is_some_and(|why| why.contains("does not resolve")), "{upstream}");
+    gateway.wait_for_log("that they stood for a while", |line| line.contains("its last addresses stand until it does"));
+    gateway.wait_for_log("that they do no longer", |line| line.contains("stale (dns.stale): its upstreams are out"));
+    resolve("127.0.0.1 moving.test");
+    wait_until("it is back", || gateway.fetch("/v1/proxy/s/").status == 200);
 }

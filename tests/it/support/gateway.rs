@@ -79,6 +79,18 @@ impl Gateway {
         Some(Gateway::spawn(command, settings, services, in_place))
     }
 
+    /// The same where `hosts` stands for `/etc/hosts`; `None` where the system does not let a test mount.
+    pub(crate) fn with_hosts(hosts: &Path, services: &str) -> Option<Gateway> {
+        let mount = format!("mount --bind '{}' /etc/hosts", hosts.display());
+        let tried = Command::new("unshare").args(["-Urm", "sh", "-c", &mount]).stderr(Stdio::null()).status();
+        if !tried.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let mut command = Command::new("unshare");
+        command.args(["-Urm", "sh", "-c", &format!("{mount} && exec \"$0\" \"$@\""), PROGRAM]);
+        Some(Gateway::spawn(command, "", services, in_place))
+    }
+
     /// The same with so many descriptors for the whole process, and no way to have more.
     pub(crate) fn within(descriptors: u32, settings: &str, services: &str) -> Gateway {
         let mut command = Command::new("sh");
