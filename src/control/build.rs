@@ -13,7 +13,7 @@ use crate::shared::metrics::UpstreamCounters;
 use crate::shared::snapshot::{Service, ServiceIdentity, Slots, Slow, Snapshot, Upstream, UpstreamIdentity};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -59,6 +59,7 @@ pub fn snapshot(
             .enumerate()
             .map(|(at, service)| (service.identity.name.as_bytes().into(), at as u32))
             .collect(),
+        service_slots: services.iter().map(|service| service.identity.slot.number() + 1).max().unwrap_or(0),
         services,
         client: config.gateway.client,
         head: head::Limits {
@@ -163,6 +164,7 @@ fn new_identity(
         created: SystemTime::now(),
         slot: facts.upstream_slots.take(),
         breaker: Breaker::new(balance::key_of(key.as_bytes())),
+        in_force: AtomicBool::new(true),
         preferred: AtomicU8::new(0),
         admitted: AtomicU32::new(0),
         warm_from_ms: AtomicU64::new(if joins { UpstreamIdentity::JOINED } else { UpstreamIdentity::WARM }),

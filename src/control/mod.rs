@@ -35,6 +35,8 @@ use std::time::{Duration, SystemTime};
 pub const RESOLVE_TIME: Duration = Duration::from_secs(5);
 /// How long the shards may take to switch before the answer says that one has not.
 const SWITCH_TIME: Duration = Duration::from_secs(5);
+/// How long it may be until snapshots that nobody has any more are dropped.
+const RETIRE_LATEST: Duration = Duration::from_secs(60);
 /// How often what a full mailbox did not take is offered again.
 const DELIVER_AGAIN: Duration = Duration::from_millis(100);
 /// How long names may take that are asked for again while everything runs.
@@ -120,6 +122,11 @@ pub struct Control<C> {
     round: u64,
     drain: Option<Drain>,
     due: Vec<Due>,
+    /// Snapshots that shards may still have: the last one to drop a large one pays for it.
+    retired: Vec<Arc<Snapshot>>,
+    /// When they are looked at, and how long it is until the next look: tunnels may keep one for hours.
+    retire_at: Tick,
+    retire_after: Duration,
     deliver_at: Tick,
     signals: Signals,
     started: SystemTime,
@@ -133,9 +140,11 @@ pub struct Signals {
 }
 
 /// What a shard has to be told and could not.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Due {
     switch: bool,
+    /// Slots that it must leave behind with the switch, since the last one that it got.
+    left: Vec<usize>,
     drain: bool,
 }
 
@@ -181,6 +190,9 @@ impl<C: Courier> Control<C> {
             refresh: None,
             round: 1,
             drain: None,
+            retired: Vec::new(),
+            retire_at: Tick::NEVER,
+            retire_after: DELIVER_AGAIN,
             due: shards.iter().map(|_| Due::default()).collect(),
             shards,
             deliver_at: Tick::START,
@@ -195,8 +207,9 @@ impl<C: Courier> Control<C> {
         let drain = self.drain.as_ref().map(|drain| drain.deadline);
         let refresh = self.refresh.as_ref().map(|names| names.deadline);
         let due = self.due.iter().any(|due| due.switch || due.drain).then_some(self.deliver_at);
+        let retired = (!self.retired.is_empty()).then_some(self.retire_at);
         let fresh = self.fresh.next().filter(|_| self.refresh.is_none());
-        [reload, drain, refresh, due, fresh].into_iter().flatten().min().unwrap_or(Tick::NEVER)
+        [reload, drain, refresh, due, retired, fresh].into_iter().flatten().min().unwrap_or(Tick::NEVER)
     }
 
     /// Takes a notice, or the time alone.
@@ -239,6 +252,11 @@ impl<C: Courier> Control<C> {
         if now >= self.deliver_at {
             self.deliver();
             self.deliver_at = now.after(DELIVER_AGAIN);
+        }
+        if !self.retired.is_empty() && now >= self.retire_at {
+            self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+            self.retire_after = (self.retire_after * 2).min(RETIRE_LATEST);
+            self.retire_at = now.after(self.retire_after);
         }
         if self.reload.as_ref().is_some_and(|reload| now >= reload.phase.deadline()) {
             self.reload_deadline(now);
@@ -322,19 +340,19 @@ impl<C: Courier> Control<C> {
             }
         }
         if !news.is_empty() {
-            self.switch_addresses(news);
+            self.switch_addresses(news, now);
         }
     }
 
     /// The same configuration with other addresses.
-    fn switch_addresses(&mut self, found: build::Addresses) {
+    fn switch_addresses(&mut self, found: build::Addresses, now: Tick) {
         let mut known = build::known_addresses(&self.config, &self.snapshot);
         known.extend(found);
         self.serial += 1;
         let generation = self.snapshot.generation;
         let (snapshot, _) =
             build::snapshot(&self.config, Some(&self.snapshot), &known, &self.facts, self.serial, generation);
-        self.switch(Arc::new(snapshot));
+        self.switch(Arc::new(snapshot), now);
     }
 
     fn resolved(
@@ -366,13 +384,19 @@ impl<C: Courier> Control<C> {
             // Too late for its round, but still the answer.
             log::info!("{} resolves to {}", name.0, list(&addresses));
             self.fresh.answered(&name, now);
-            self.switch_addresses(build::Addresses::from([(name, addresses)]));
+            self.switch_addresses(build::Addresses::from([(name, addresses)]), now);
         }
     }
 
-    fn switch(&mut self, snapshot: Arc<Snapshot>) {
-        self.snapshot = snapshot;
-        self.due.iter_mut().for_each(|due| due.switch = true);
+    fn switch(&mut self, snapshot: Arc<Snapshot>, now: Tick) {
+        let left = self.snapshot.retire(&snapshot);
+        self.retired.push(std::mem::replace(&mut self.snapshot, snapshot));
+        self.retire_after = DELIVER_AGAIN;
+        self.retire_at = now.after(DELIVER_AGAIN);
+        for due in &mut self.due {
+            due.switch = true;
+            due.left.extend(&left);
+        }
         self.deliver();
     }
 
@@ -381,7 +405,10 @@ impl<C: Courier> Control<C> {
     fn deliver(&mut self) {
         for (shard, due) in self.due.iter_mut().enumerate() {
             if due.switch {
-                due.switch = !self.shards[shard].send(Command::Switch(Arc::clone(&self.snapshot)));
+                let (snapshot, left) = (Arc::clone(&self.snapshot), due.left.clone());
+                if self.shards[shard].send(Command::Switch { snapshot, left }) {
+                    *due = Due { drain: due.drain, ..Due::default() };
+                }
             }
             if due.drain {
                 due.drain = !self.shards[shard].send(Command::Drain);

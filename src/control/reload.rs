@@ -229,7 +229,7 @@ impl<C: Courier> Control<C> {
         addresses.extend(names.found());
         if *config == self.config {
             if build::known_addresses(&self.config, &self.snapshot) != addresses {
-                self.switch_addresses(addresses);
+                self.switch_addresses(addresses, now);
             }
             self.unchanged(ticket, &warnings);
             self.watch_names(&found, now);
@@ -243,7 +243,7 @@ impl<C: Courier> Control<C> {
         log::set_max_level(config.gateway.log_level);
         self.config = *config;
         self.watch_file();
-        self.switch(Arc::new(snapshot));
+        self.switch(Arc::new(snapshot), now);
         let known: std::collections::HashSet<(&str, &str)> = self
             .snapshot
             .services

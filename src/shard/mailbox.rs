@@ -21,7 +21,12 @@ pub const COMMANDS: usize = 4096;
 #[derive(Debug)]
 pub enum Command {
     /// This configuration is in force from now on.
-    Switch(Arc<Snapshot>),
+    Switch {
+        /// The configuration.
+        snapshot: Arc<Snapshot>,
+        /// Slots of upstreams whose idle connections must not be used any more.
+        left: Vec<usize>,
+    },
     /// The answer to a ticket: a whole response.
     Answer {
         /// The ticket's client.

@@ -42,11 +42,11 @@ use crate::shared::metrics::ShardCounters;
 use crate::shared::process::Process;
 use crate::shared::snapshot::{self, Snapshot};
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The snapshot as a shard's exchanges hold it: counted without atomics. The process-wide count is touched
@@ -446,26 +446,24 @@ impl<N: Net> Shard<N> {
     fn read_mail(&mut self) {
         while let Ok(command) = self.ctx.mailbox.commands.try_recv() {
             match command {
-                Command::Switch(snapshot) => self.switch(snapshot),
+                Command::Switch { snapshot, left } => self.switch(snapshot, &left),
                 Command::Answer { client, bytes } => self.answer_ticket(Id::unpack(client), bytes),
                 Command::Drain => self.begin_drain(),
             }
         }
     }
 
-    fn switch(&mut self, snapshot: Arc<Snapshot>) {
+    fn switch(&mut self, snapshot: Arc<Snapshot>, left: &[usize]) {
         let serial = snapshot.serial;
         if snapshot.large_buffer() != self.ctx.pool.large_size() {
             self.scratch.clear(&mut self.ctx.pool);
             self.ctx.pool.resize(snapshot.large_buffer());
             self.scratch = Buffer::large(&mut self.ctx.pool);
         }
-        // An idle connection stays when its upstream does, at the addresses that it had.
-        let old = addresses_by_slot(&self.snapshot);
-        let mut kept = addresses_by_slot(&snapshot);
-        kept.retain(|slot, addresses| old.get(slot) == Some(addresses));
-        for id in self.upstreams.idle_where(|slot| kept.contains_key(&slot)) {
-            self.close_upstream(id);
+        for slot in left {
+            while let Some(id) = self.upstreams.idle_of(*slot) {
+                self.close_upstream(id);
+            }
         }
         self.snapshot = Rc::new(snapshot);
         self.resize_accounts();
@@ -483,10 +481,8 @@ impl<N: Net> Shard<N> {
     }
 
     fn resize_accounts(&mut self) {
-        let slots = self.snapshot.services.iter().map(|service| service.identity.slot.number() + 1);
-        let needed = slots.max().unwrap_or(0);
-        if self.accounts.len() < needed {
-            self.accounts.resize(needed, Account::default());
+        if self.accounts.len() < self.snapshot.service_slots {
+            self.accounts.resize(self.snapshot.service_slots, Account::default());
         }
     }
 
@@ -864,7 +860,7 @@ impl<N: Net> Shard<N> {
 
     /// The response is complete, or waits whole in the client's `outbound`.
     fn finish(&mut self, id: ClientId) -> Step {
-        let Shard { clients, exchanges, ctx, snapshot, .. } = self;
+        let Shard { clients, exchanges, ctx, .. } = self;
         let Some(client) = clients.get_mut(id) else { return Step::Wait };
         let ClientState::Exchange(exchange_id) = client.state else { return Step::Close };
         let Some(exchange) = exchanges.get_mut(exchange_id) else { return Step::Close };
@@ -875,12 +871,7 @@ impl<N: Net> Shard<N> {
         let used = exchange.attempt.upstream.take();
         let upstream = exchange.upstream();
         let most = upstream.pool.max_idle;
-        let slot = upstream.identity.slot.number();
-        let has_slot = |snapshot: &Snapshot| {
-            let mut all = snapshot.services.iter().flat_map(|service| &service.upstreams);
-            all.any(|upstream| upstream.identity.slot.number() == slot)
-        };
-        let in_force = Rc::ptr_eq(&exchange.snapshot, snapshot) || has_slot(snapshot);
+        let in_force = upstream.identity.in_force.load(Ordering::Relaxed);
         client.state = ClientState::Answering { then };
         client.conn.deadline = ctx.now.after(exchange.snapshot.client.body_idle);
         exchanges.remove(exchange_id);
@@ -1126,11 +1117,6 @@ impl<N: Net> Shard<N> {
 
 /// An idle upstream connection with one of these is closed.
 const UNSOUND: Ready = Ready::READABLE.with(Ready::READ_CLOSED).with(Ready::BROKEN);
-
-fn addresses_by_slot(snapshot: &Snapshot) -> HashMap<usize, &[SocketAddr]> {
-    let upstreams = snapshot.services.iter().flat_map(|service| &service.upstreams);
-    upstreams.map(|upstream| (upstream.identity.slot.number(), &*upstream.addresses)).collect()
-}
 
 /// Back to where the exchange was before it sent anything.
 fn rewind(exchange: &mut Exchange, now: Tick) {

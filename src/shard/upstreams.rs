@@ -157,10 +157,12 @@ impl<S> Upstreams<S> {
         Some(upstream)
     }
 
-    /// The idle connections whose upstream's slot `keeps` does not name.
-    pub fn idle_where(&self, keeps: impl Fn(usize) -> bool) -> Vec<UpstreamId> {
-        let gone = |upstream: &UpstreamConn<S>| matches!(upstream.state, UpstreamState::Idle) && !keeps(upstream.slot);
-        self.table.iter().filter(|(_, upstream)| gone(upstream)).map(|(id, _)| id).collect()
+    /// Takes an idle connection out of an upstream's stack, to be closed.
+    pub fn idle_of(&mut self, slot: usize) -> Option<UpstreamId> {
+        let stack = self.idle.get_mut(slot)?;
+        let table = &self.table;
+        std::iter::from_fn(|| stack.newest_last.pop())
+            .find(|id| table.get(*id).is_some_and(|upstream| matches!(upstream.state, UpstreamState::Idle)))
     }
 
     /// Begins a connection to the first address, from `order` on, that takes one.

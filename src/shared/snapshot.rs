@@ -14,7 +14,7 @@ use crate::shared::failure::Failure;
 use crate::shared::metrics::UpstreamCounters;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -37,12 +37,38 @@ pub struct Snapshot {
     pub buffer: usize,
     /// `limits.connections`, resolved.
     pub connections: usize,
+    /// Above the number of every service's slot.
+    pub service_slots: usize,
 }
 
 impl Snapshot {
     /// The service of this name.
     pub fn service(&self, name: &[u8]) -> Option<u32> {
         self.by_name.get(name).copied()
+    }
+
+    /// What shards leave behind when they go on to `newer`: the slots whose idle connections must not be used
+    /// any more, because the upstream is gone or has other addresses. Marks those that are gone. It looks at
+    /// every upstream, so that no shard has to.
+    pub fn retire(&self, newer: &Snapshot) -> Vec<usize> {
+        let kept: HashMap<usize, &[SocketAddr]> = newer
+            .services
+            .iter()
+            .flat_map(|service| &service.upstreams)
+            .map(|upstream| (upstream.identity.slot.number(), &*upstream.addresses))
+            .collect();
+        let mut left = Vec::new();
+        for upstream in self.services.iter().flat_map(|service| &service.upstreams) {
+            let slot = upstream.identity.slot.number();
+            let now = kept.get(&slot);
+            if now.is_none() {
+                upstream.identity.in_force.store(false, Ordering::Relaxed);
+            }
+            if now != Some(&&*upstream.addresses) {
+                left.push(slot);
+            }
+        }
+        left
     }
 
     /// Bytes of a large buffer: the bound per direction, or what the longest head can become when it is
@@ -204,6 +230,8 @@ pub struct UpstreamIdentity {
     pub slot: Slot,
     /// Shared by all shards.
     pub breaker: Breaker,
+    /// The configuration in force has it: its connections may be kept.
+    pub in_force: AtomicBool,
     /// Position of the address that worked last.
     pub preferred: AtomicU8,
     /// Requests under way on snapshots that count them.
@@ -269,8 +297,8 @@ impl Slots {
 
 /// A number that is held until this is dropped.
 ///
-/// The last snapshot with an upstream is dropped by the last exchange on it, and idle connections of an
-/// upstream are closed at the switch that removes it: so no shard holds anything under a free number.
+/// Control drops a snapshot when no shard has it any more, and idle connections of an upstream are closed at the
+/// switch that removes it: so no shard holds anything under a free number.
 #[derive(Debug)]
 pub struct Slot {
     number: usize,

@@ -409,10 +409,12 @@ impl Run {
         let snapshot = Arc::new(build_snapshot(&text, Some(&self.snapshot), &self.facts, self.serial)?);
         self.world.borrow_mut().trace(40, || format!("the operator switches to\n{text}"));
         self.largest_buffer = self.largest_buffer.max(snapshot.large_buffer());
+        let left = self.snapshot.retire(&snapshot);
         self.snapshot = snapshot;
         self.note_identities();
         for station in &mut self.stations {
-            if station.shard.is_some() && station.commands.try_send(Command::Switch(self.snapshot.clone())).is_ok() {
+            let (snapshot, left) = (self.snapshot.clone(), left.clone());
+            if station.shard.is_some() && station.commands.try_send(Command::Switch { snapshot, left }).is_ok() {
                 station.has_mail = true;
             }
         }
