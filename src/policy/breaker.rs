@@ -378,8 +378,10 @@ impl Breaker {
             }
             let failures = if outcome == Outcome::Failure { word.value + 1 } else { 0 };
             if failures >= settings.failure_threshold && outcome == Outcome::Failure {
-                return self.open(generation, now_ms, settings, |count| {
-                    (count + 1 >= settings.failure_threshold).then_some(Why::InARow(count + 1))
+                // A success that comes in between takes the count back, not the share.
+                return self.open(generation, now_ms, settings, |count| match count + 1 {
+                    count if count >= settings.failure_threshold => Some(Why::InARow(count)),
+                    _ => reached,
                 });
             }
             if failures == word.value {
