@@ -162,8 +162,8 @@ pub enum Outcome {
 #[must_use = "a permit ends in exactly one outcome"]
 pub struct Permit {
     generation: u32,
-    /// End of its lease when it is a probe; 0 otherwise.
-    lease_end: u64,
+    /// Number of its lease when it is a probe; 0 otherwise.
+    lease: u64,
 }
 
 /// The generation of permits that decide nothing: no word has it.
@@ -172,12 +172,12 @@ const NO_GENERATION: u32 = u32::MAX;
 impl Permit {
     /// A permit that no breaker gave and that decides nothing.
     pub fn unattached() -> Permit {
-        Permit { generation: NO_GENERATION, lease_end: 0 }
+        Permit { generation: NO_GENERATION, lease: 0 }
     }
 
     /// Whether this attempt decides a half-open breaker.
     pub fn is_probe(&self) -> bool {
-        self.lease_end > 0
+        self.lease > 0
     }
 }
 
@@ -275,12 +275,18 @@ struct Round {
     reopenings: u32,
     /// The present probe was sent before the cooldown was over.
     early: bool,
-    /// Ends of the leases of probes that are out.
-    leases: Vec<u64>,
-    /// The last lease that was given, so that each has an end of its own.
-    last_lease: u64,
+    /// Of probes that are out.
+    leases: Vec<Lease>,
+    /// Leases given so far: each has a number of its own.
+    given: u64,
     /// Probes that succeeded.
     successes: u32,
+}
+
+#[derive(Debug)]
+struct Lease {
+    number: u64,
+    end: u64,
 }
 
 impl Default for Breaker {
@@ -340,28 +346,28 @@ impl Breaker {
                 // Whoever is late still belongs to the round: its success counts, or a service whose requests
                 // take longer than a lease would never come back.
                 let held = round.leases.len();
-                round.leases.retain(|end| *end > now_ms);
+                round.leases.retain(|lease| lease.end > now_ms);
                 (word, (round.leases.len() < held).then_some(Why::LeaseOver))
             }
         };
-        let lease_end = round.lease(now_ms + lease_ms.max(1));
+        let lease = round.lease(now_ms + lease_ms.max(1));
         self.store(Word { value: round.next_claim(settings), ..probing });
         let transition = why.map(|why| Transition { from: word.state, to: State::HalfOpen, why, cooldown_ms: 0 });
-        Some(Grant { permit: Permit { generation: probing.generation as u32, lease_end }, transition })
+        Some(Grant { permit: Permit { generation: probing.generation as u32, lease }, transition })
     }
 
     /// Ends a permit.
     pub fn settle(&self, permit: Permit, outcome: Outcome, now_ms: u64, settings: &Settings) -> Option<Transition> {
-        let (generation, lease_end) = (permit.generation, permit.lease_end);
+        let (generation, lease) = (permit.generation, permit.lease);
         std::mem::forget(permit);
         let word = self.load();
-        if word.generation != u64::from(generation) || settings.mode == Mode::Off && lease_end == 0 {
+        if word.generation != u64::from(generation) || settings.mode == Mode::Off && lease == 0 {
             return None;
         }
         match word.state {
             State::Closed => self.settle_closed(word.generation, outcome, now_ms, settings),
             State::Open => None,
-            State::HalfOpen => self.settle_probe(word.generation, lease_end, outcome, now_ms, settings),
+            State::HalfOpen => self.settle_probe(word.generation, lease, outcome, now_ms, settings),
         }
     }
 
@@ -452,7 +458,7 @@ impl Breaker {
     fn settle_probe(
         &self,
         generation: u64,
-        lease_end: u64,
+        lease: u64,
         outcome: Outcome,
         now_ms: u64,
         settings: &Settings,
@@ -465,7 +471,7 @@ impl Breaker {
         // A trip by slowness is not mended by a slow probe.
         let too_slow = outcome == Outcome::Slow && settings.rates.is_some_and(|rates| rates.slow.is_some());
         let failed = outcome == Outcome::Failure || too_slow;
-        round.leases.retain(|end| *end != lease_end);
+        round.leases.retain(|out| out.number != lease);
         if failed {
             round.reopenings = round.reopenings.saturating_add(u32::from(!round.early));
             let cooldown_ms = self.cooldown(round.reopenings, now_ms, word.generation, settings);
@@ -554,7 +560,7 @@ impl Breaker {
 }
 
 fn of_closed(word: Word) -> Permit {
-    Permit { generation: word.generation as u32, lease_end: 0 }
+    Permit { generation: word.generation as u32, lease: 0 }
 }
 
 impl Round {
@@ -564,11 +570,11 @@ impl Round {
         self.successes = 0;
     }
 
-    /// Gives a lease that ends at `end`, or a little later: no two have the same end.
+    /// Gives a lease that ends at `end`; its number.
     fn lease(&mut self, end: u64) -> u64 {
-        self.last_lease = end.max(self.last_lease + 1);
-        self.leases.push(self.last_lease);
-        self.last_lease
+        self.given += 1;
+        self.leases.push(Lease { number: self.given, end });
+        self.given
     }
 
     /// When the next probe may be claimed.
@@ -576,6 +582,6 @@ impl Round {
         if self.leases.len() < settings.half_open_probes {
             return 0;
         }
-        self.leases.iter().copied().min().unwrap_or(0)
+        self.leases.iter().map(|lease| lease.end).min().unwrap_or(0)
     }
 }

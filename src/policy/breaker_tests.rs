@@ -110,6 +110,19 @@ fn an_expired_lease_is_taken_over_and_still_counts() {
 }
 
 #[test]
+fn a_short_lease_is_short_also_behind_a_long_one() {
+    let breaker = opened();
+    let long = breaker.acquire(60_000, 32_000, &SETTINGS).unwrap();
+    assert_eq!(breaker.settle(long.permit, Outcome::Neutral, 60_001, &SETTINGS), None);
+    let short = breaker.acquire(60_002, 1000, &SETTINGS).unwrap();
+    assert_eq!(breaker.view().probe_at_ms, Some(61_002));
+    let next = breaker.acquire(61_002, 1000, &SETTINGS).expect("its lease is over");
+    assert_eq!(breaker.settle(short.permit, Outcome::Neutral, 61_003, &SETTINGS), None);
+    assert!(!breaker.available(61_003, &SETTINGS), "the place is the next one's");
+    breaker.settle(next.permit, Outcome::Success, 61_004, &SETTINGS).expect("closes");
+}
+
+#[test]
 fn what_began_before_the_trip_decides_nothing() {
     let breaker = Breaker::new(0);
     let early = breaker.acquire(0, SETTINGS.lease_ms, &SETTINGS).unwrap();
