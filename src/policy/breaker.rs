@@ -577,11 +577,10 @@ impl Round {
         self.given
     }
 
-    /// When the next probe may be claimed.
-    fn next_claim(&self, settings: &Settings) -> u64 {
-        if self.leases.len() < settings.half_open_probes {
-            return 0;
-        }
-        self.leases.iter().map(|lease| lease.end).min().unwrap_or(0)
+    /// When the next probe may be claimed: when fewer than allowed are out. A reload may have allowed fewer than are.
+    fn next_claim(&mut self, settings: &Settings) -> u64 {
+        let Some(too_many) = self.leases.len().checked_sub(settings.half_open_probes.max(1)) else { return 0 };
+        self.leases.sort_unstable_by_key(|lease| lease.end);
+        self.leases.get(too_many).map_or(0, |lease| lease.end)
     }
 }
