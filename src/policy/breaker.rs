@@ -478,8 +478,9 @@ impl Breaker {
             self.store(word.next(State::Open, now_ms + cooldown_ms));
             return Some(Transition { from: State::HalfOpen, to: State::Open, why: Why::ProbeFailed, cooldown_ms });
         }
-        round.successes += u32::from(outcome != Outcome::Neutral);
-        if round.successes >= settings.success_threshold {
+        let succeeded = outcome != Outcome::Neutral;
+        round.successes += u32::from(succeeded);
+        if succeeded && round.successes >= settings.success_threshold {
             let why = Why::ProbesSucceeded(round.successes);
             return Some(self.close(&mut round, word, why));
         }
