@@ -106,7 +106,8 @@ impl Failure {
         match self {
             Failure::ConnectTimeout | Failure::ResponseTimeout | Failure::Total | Failure::TryTimeout => 504,
             Failure::NoSocket => 503,
-            Failure::Status(status) => status,
+            // One that is no error cannot be given without the content that it announced.
+            Failure::Status(status @ 400..) => status,
             _ => 502,
         }
     }
@@ -203,6 +204,7 @@ mod tests {
             assert_eq!(failure.outcome(&all, &none), Outcome::Failure);
             assert_eq!(failure.outcome(&none, &none), Outcome::Neutral);
         }
+        assert_eq!((Failure::Status(429).status(), Failure::Status(304).status()), (429, 502));
         assert_eq!(Failure::NoSocket.outcome(&all, &none), Outcome::Neutral);
         assert_eq!(Failure::Status(503).outcome(&all, &none), Outcome::Failure);
         assert_eq!(Failure::Status(501).outcome(&all, &none), Outcome::Success);
