@@ -749,7 +749,8 @@ impl<N: Net> Shard<N> {
             }
             return Step::Wait;
         }
-        let held = exchange.attempt.held;
+        // Not when passing it on is what failed: that would fail again.
+        let held = exchange.attempt.held && class == Some(Class::Status);
         match another.then(|| self.try_another(id, is_whole, again)).flatten() {
             Some(step) => step,
             // The response that was not wanted is the one there is.
