@@ -277,6 +277,43 @@ fn the_share_of_failures_opens_when_enough_was_seen() {
 }
 
 #[test]
+fn a_window_of_another_length_begins_empty() {
+    let of = |window_ms| {
+        let rates = Rates { window_ms, min_requests: 2, failure: Some(1), slow: None };
+        Settings { failure_threshold: 100, rates: Some(rates), ..SETTINGS }
+    };
+    let breaker = Breaker::new(0);
+    assert_eq!(end(&breaker, Outcome::Failure, 5000, &of(1000)), None);
+    // Ten times the length at ten times the moment: the same tenth, counted from the start.
+    assert_eq!(end(&breaker, Outcome::Failure, 50_000, &of(10_000)), None);
+    assert!(end(&breaker, Outcome::Failure, 50_000, &of(10_000)).is_some());
+}
+
+#[test]
+fn a_neutral_probe_never_closes() {
+    let settings = Settings { failure_threshold: 1, success_threshold: 2, ..SETTINGS };
+    let breaker = Breaker::new(0);
+    end(&breaker, Outcome::Failure, 0, &settings).expect("opens");
+    assert_eq!(end(&breaker, Outcome::Success, 60_000, &settings), None, "one of two");
+    // A reload has lowered the threshold: the next success closes, nothing less.
+    assert_eq!(end(&breaker, Outcome::Neutral, 60_001, &SETTINGS), None);
+    assert_eq!(end(&breaker, Outcome::Success, 60_002, &SETTINGS).expect("closes").why, Why::ProbesSucceeded(2));
+}
+
+#[test]
+fn fewer_probes_after_a_reload() {
+    let three = Settings { failure_threshold: 1, half_open_probes: 3, ..SETTINGS };
+    let breaker = Breaker::new(0);
+    end(&breaker, Outcome::Failure, 0, &three).expect("opens");
+    let out: Vec<Grant> = [300, 200, 100].map(|lease| breaker.acquire(60_000, lease, &three).expect("a probe")).into();
+    let [long, middle, short] = <[Grant; 3]>::try_from(out).expect("three");
+    assert_eq!(breaker.settle(middle.permit, Outcome::Neutral, 60_050, &SETTINGS), None);
+    assert!(!breaker.available(60_299, &SETTINGS) && breaker.available(60_300, &SETTINGS), "both must be over");
+    breaker.settle(long.permit, Outcome::Neutral, 60_300, &SETTINGS);
+    breaker.settle(short.permit, Outcome::Success, 60_301, &SETTINGS).expect("closes");
+}
+
+#[test]
 fn slow_answers_open_and_a_slow_probe_does_not_close() {
     let rates = Rates { window_ms: 1000, min_requests: 4, failure: None, slow: Some(7500) };
     let settings = Settings { cooldown_ms: 100, rates: Some(rates), ..SETTINGS };

@@ -99,9 +99,11 @@ impl Window {
         self.buckets.iter().for_each(|bucket| bucket.store(0, Ordering::Relaxed));
     }
 
-    // An epoch is never zero, so that an empty bucket belongs to none.
+    // Windows of different lengths count from different numbers, so that after a reload no bucket of the old window
+    // is taken for one of the new. An epoch is not zero, so that an empty bucket belongs to none.
     fn epoch(now_ms: u64, window_ms: u64) -> u64 {
-        now_ms / (window_ms / BUCKETS as u64).max(1) + 1
+        let tenth = (window_ms / BUCKETS as u64).max(1);
+        now_ms / tenth + (tenth.wrapping_mul(0x9e37_79b1) & EPOCH_MASK) + 1
     }
 
     fn counts(&self, epoch: u64) -> Counts {
