@@ -80,6 +80,8 @@ fn reason(moved: &Moved) -> String {
             format!("because {} of the last {} failed, last: {cause}; {next}", counts.failed, counts.total)
         }
         Why::SlowRate(counts) => format!("because {} of the last {} were slow; {next}", counts.slow, counts.total),
+        // An answer that is only slow is no failure with a name.
+        Why::ProbeFailed if moved.cause.is_none() => format!("because the probe was slow; {next}"),
         Why::ProbeFailed => format!("because the probe failed: {cause}; {next}"),
         Why::ChecksFailed => format!("because its health checks failed; {next}"),
         Why::CooledDown => "after the cooldown; one probe is out".to_owned(),
