@@ -254,9 +254,8 @@ impl<C: Courier> Control<C> {
             self.deliver_at = now.after(DELIVER_AGAIN);
         }
         if !self.retired.is_empty() && now >= self.retire_at {
-            self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
             self.retire_after = (self.retire_after * 2).min(RETIRE_LATEST);
-            self.retire_at = now.after(self.retire_after);
+            self.drop_retired(now);
         }
         if self.reload.as_ref().is_some_and(|reload| now >= reload.phase.deadline()) {
             self.reload_deadline(now);
@@ -392,12 +391,18 @@ impl<C: Courier> Control<C> {
         let left = self.snapshot.retire(&snapshot);
         self.retired.push(std::mem::replace(&mut self.snapshot, snapshot));
         self.retire_after = DELIVER_AGAIN;
-        self.retire_at = now.after(DELIVER_AGAIN);
+        self.drop_retired(now);
         for due in &mut self.due {
             due.switch = true;
             due.left.extend(&left);
         }
         self.deliver();
+    }
+
+    /// Drops the snapshots that no shard has any more.
+    fn drop_retired(&mut self, now: Tick) {
+        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        self.retire_at = now.after(self.retire_after);
     }
 
     /// Hands every shard what it is due. One whose mailbox is full gets it later: neither the newest snapshot

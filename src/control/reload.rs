@@ -92,7 +92,12 @@ pub struct Upstreams {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        const SHOWN: usize = 10;
+        let names = |names: &[String]| match names {
+            [] => "none".to_owned(),
+            _ if names.len() <= SHOWN => names.join(", "),
+            _ => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
+        };
         let Services { added, removed, changed } = &self.services;
         let Upstreams { kept, added: more, removed: fewer } = self.upstreams;
         write!(f, "services added: {}, removed: {}, changed: {}; ", names(added), names(removed), names(changed))?;
