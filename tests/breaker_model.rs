@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 const CASES: u32 = 3000;
 
 /// Later than whatever a case has set up.
-const FAR: u64 = 1 << 39;
+const FAR: u64 = 1 << 38;
 
 /// What happens next. Moments are relative, so that cases can be shortened.
 #[derive(Clone, Debug)]
@@ -271,14 +271,14 @@ impl Reference {
     fn view(&self) -> View {
         let state = self.state();
         match &self.stage {
-            Stage::Closed { in_a_row } => View { state, failures: *in_a_row, probe_at_ms: None },
-            Stage::Open { until } => View { state, failures: 0, probe_at_ms: Some(*until) },
+            Stage::Closed { in_a_row } => View { state, failures: *in_a_row, probe_at_ms: None, held: false },
+            Stage::Open { until } => View { state, failures: 0, probe_at_ms: Some(*until), held: false },
             Stage::HalfOpen { probes, places, .. } => {
                 let mut ends: Vec<u64> = probes.iter().map(|probe| probe.until).collect();
                 ends.sort_unstable();
                 // So many of them must end before one may begin; 0 is at once.
                 let at = (ends.len() + 1).saturating_sub(*places).checked_sub(1).map_or(0, |nth| ends[nth]);
-                View { state, failures: 0, probe_at_ms: Some(at) }
+                View { state, failures: 0, probe_at_ms: Some(at), held: false }
             }
         }
     }

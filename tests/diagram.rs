@@ -44,6 +44,8 @@ fn name(why: Why) -> &'static str {
         Why::LeaseOver => "LeaseOver",
         Why::ChecksFailed => "ChecksFailed",
         Why::ChecksSucceeded => "ChecksSucceeded",
+        Why::Tripped => "Tripped",
+        Why::Reset => "Reset",
     }
 }
 
@@ -170,6 +172,17 @@ fn provoke(cause: &str, from: &str) -> Stage {
             stage.tell(transition, None);
             stage
         }
+        "Tripped" | "Reset" => {
+            let mut stage = if from == "closed" { Stage::new("") } else { Stage::opened("") };
+            if from == "half-open" {
+                let probe = stage.acquire(1000);
+                stage.settle(probe, Outcome::Neutral, 1000);
+            }
+            let breaker = stage.breaker();
+            let transition = if cause == "Reset" { breaker.reset() } else { Some(breaker.trip(1000, None)) };
+            stage.tell(transition, None);
+            stage
+        }
         "CooledDown" => {
             let mut stage = Stage::opened("");
             assert!(!stage.breaker().available(999, &stage.settings));
@@ -235,7 +248,7 @@ fn every_row_is_what_the_breaker_does_and_the_log_says() {
             assert_eq!(stage.breaker().view().state, to, "{}", row.cause);
             let upstream = Arc::clone(&stage.snapshot.services[0].upstreams[0].identity);
             let mut history = History::default();
-            let moved = Moved { upstream: Arc::clone(&upstream), transition, cause, observed: false };
+            let moved = Moved { upstream: Arc::clone(&upstream), transition, cause, observed: false, note: None };
             history.moved(&moved, SystemTime::UNIX_EPOCH);
             let reason = &history.of(&upstream).unwrap()[0].reason;
             assert!(fits(&row.reason, reason), "{}: {reason:?} is logged, not {:?}", row.cause, row.reason);

@@ -82,6 +82,11 @@ pub fn parse(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Re
     if failed { Err(Problems(found)) } else { Ok(Loaded { config, warnings: found }) }
 }
 
+/// A span of time as the file would write it; the message when it is none.
+pub fn duration(key: &str, text: &str) -> Result<std::time::Duration, String> {
+    units::duration(key, text).map_err(|fault| fault.message)
+}
+
 /// A problem that is reported alone.
 fn problem(name: &str, text: &str, at: impl Into<Option<At>>, fault: Fault) -> Problems {
     let mut findings = Findings::default();

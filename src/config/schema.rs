@@ -205,7 +205,7 @@ const BREAKER_FIELDS: &[Field<CircuitBreaker>] = &[
     ),
     field("failure_rate", Rule::Percent(|breaker, value| breaker.failure_rate = value)),
     field("window", Rule::Node(|breaker, node, reader| window(&mut breaker.window, node, reader))),
-    field("min_requests", Rule::Count(1..=80_000, |breaker, count| breaker.min_requests = count as u32)),
+    field("min_requests", Rule::Count(1..=30_000, |breaker, count| breaker.min_requests = count as u32)),
     field(
         "slow_after",
         Rule::DurationOrZero(DAY, |breaker, value| breaker.slow_after = (!value.is_zero()).then_some(value)),

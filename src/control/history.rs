@@ -71,6 +71,7 @@ impl History {
 fn reason(moved: &Moved) -> String {
     let cause = moved.cause.map_or_else(|| "unknown".to_owned(), |cause| cause.to_string());
     let next = format!("next probe in {}", span(moved.transition.cooldown_ms));
+    let note = moved.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
     match moved.transition.why {
         Why::InARow(count) => {
             let failures = if count == 1 { "failure" } else { "failures" };
@@ -90,6 +91,9 @@ fn reason(moved: &Moved) -> String {
         Why::ProbesSucceeded(1) => "because the probe succeeded".to_owned(),
         Why::ProbesSucceeded(count) => format!("because {count} probes succeeded"),
         Why::ChecksSucceeded => "because its health checks succeeded".to_owned(),
+        Why::Tripped if moved.transition.cooldown_ms == 0 => format!("by an operator, until a reset{note}"),
+        Why::Tripped => format!("by an operator; {next}{note}"),
+        Why::Reset => format!("by an operator{note}"),
     }
 }
 

@@ -5,6 +5,7 @@
 //! `step` takes one notice and never waits. Must not know: connections; of a shard it knows the mailbox.
 
 pub mod build;
+pub mod circuits;
 pub mod fresh;
 pub mod history;
 pub mod reload;
@@ -25,6 +26,7 @@ use crate::http::target::Own;
 use crate::shard::mailbox::{Command, Notice, Ticket};
 use crate::shared::process::Process;
 use crate::shared::snapshot::Snapshot;
+use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -440,11 +442,24 @@ impl<C: Courier> Control<C> {
     fn take_ticket(&mut self, ticket: Ticket, now: Tick) {
         match ticket.own {
             Own::Reload => self.begin_reload(Some(ticket), now),
+            Own::Trip | Own::Reset => self.move_circuit(&ticket, now),
             _ => {
                 let body = status::document(self, now);
                 self.answer(&ticket, 200, "application/json", &body);
             }
         }
+    }
+
+    fn answer_problem(&self, ticket: &Ticket, status: u16, detail: &str) {
+        let instance = String::from_utf8_lossy(&ticket.request_id);
+        let problem = Problem {
+            r#type: "about:blank",
+            title: crate::http::status::reason(status),
+            status,
+            detail,
+            instance: &instance,
+        };
+        self.answer(ticket, status, "application/problem+json", &reload::to_json(&problem));
     }
 
     fn answer(&self, ticket: &Ticket, status: u16, content_type: &str, body: &[u8]) {
@@ -467,6 +482,15 @@ impl<C: Courier> Control<C> {
     fn log_reloaded(&self, change: &Change) {
         log::info!("configuration generation {} is in force: {change}", self.snapshot.generation);
     }
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    instance: &'a str,
 }
 
 fn list(addresses: &[std::net::SocketAddr]) -> String {

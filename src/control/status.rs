@@ -6,7 +6,7 @@ use crate::control::reload::to_json;
 use crate::control::{Control, Courier};
 use crate::ground::tick::Tick;
 use crate::http::request::Refusal;
-use crate::policy::breaker::{Mode, State};
+use crate::policy::breaker::{Breaker, Mode, State};
 use crate::policy::class::Class;
 use crate::shared::failure::Failure;
 use crate::shared::metrics::{Counter, ShardCounters, UpstreamCounters};
@@ -67,14 +67,16 @@ struct ServiceStatus<'a> {
     upstreams: Vec<UpstreamStatus<'a>>,
 }
 
+/// An upstream as the document shows it.
 #[derive(Serialize)]
-struct UpstreamStatus<'a> {
+pub(super) struct UpstreamStatus<'a> {
     url: &'a str,
     state: &'static str,
     since: String,
     reason: &'a str,
     failures_in_row: u64,
     next_probe_seconds: Option<f64>,
+    held: bool,
     mode: &'static str,
     weight: u32,
     backup: bool,
@@ -147,7 +149,12 @@ pub fn document<C: Courier>(control: &Control<C>, now: Tick) -> Vec<u8> {
     })
 }
 
-fn upstream_status<'a, C: Courier>(control: &'a Control<C>, upstream: &'a Upstream, now: Tick) -> UpstreamStatus<'a> {
+/// What is known of an upstream.
+pub(super) fn upstream_status<'a, C: Courier>(
+    control: &'a Control<C>,
+    upstream: &'a Upstream,
+    now: Tick,
+) -> UpstreamStatus<'a> {
     let identity = &upstream.identity;
     let view = identity.breaker.view();
     let entries = control.history.of(identity).into_iter().flatten();
@@ -158,7 +165,7 @@ fn upstream_status<'a, C: Courier>(control: &'a Control<C>, upstream: &'a Upstre
         identity.counters.iter().fold(0u64, |sum, shard| sum.wrapping_add(pick(shard).read()))
     };
     // A breaker whose cooldown is over still says open: nobody has probed yet.
-    let probe = view.probe_at_ms.filter(|_| view.state == State::Open);
+    let probe = view.probe_at_ms.filter(|at| view.state == State::Open && *at != Breaker::FOR_EVER);
     UpstreamStatus {
         url: &identity.url,
         state: view.state.word(),
@@ -174,6 +181,7 @@ fn upstream_status<'a, C: Courier>(control: &'a Control<C>, upstream: &'a Upstre
             (_, None) => 0,
         },
         next_probe_seconds: probe.map(|at| at.saturating_sub(now.ms()) as f64 / 1000.0),
+        held: view.held,
         mode: match upstream.breaker.mode {
             Mode::Off => "off",
             Mode::Observe => "observe",

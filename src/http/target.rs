@@ -113,6 +113,10 @@ pub enum Own {
     Status,
     /// `/v1/reload-config`
     Reload,
+    /// `/v1/circuits/{service}/{index}/trip`
+    Trip,
+    /// `/v1/circuits/{service}/{index}/reset`
+    Reset,
 }
 
 impl Own {
@@ -120,7 +124,7 @@ impl Own {
     pub fn allow(self) -> &'static str {
         match self {
             Own::Live | Own::Ready | Own::Status => "GET, HEAD",
-            Own::Reload => "POST",
+            Own::Reload | Own::Trip | Own::Reset => "POST",
         }
     }
 
@@ -131,7 +135,7 @@ impl Own {
 
     /// Whether only administration may ask for it.
     pub fn is_administration(self) -> bool {
-        matches!(self, Own::Status | Own::Reload)
+        matches!(self, Own::Status | Own::Reload | Own::Trip | Own::Reset)
     }
 }
 
@@ -151,9 +155,20 @@ impl<'b> Route<'b> {
             b"/readyz" => Route::Own(Own::Ready),
             b"/v1/status" => Route::Own(Own::Status),
             b"/v1/reload-config" => Route::Own(Own::Reload),
-            _ => Route::Unknown,
+            _ => match circuit(path) {
+                Some((_, _, b"trip")) => Route::Own(Own::Trip),
+                Some((_, _, b"reset")) => Route::Own(Own::Reset),
+                _ => Route::Unknown,
+            },
         }
     }
+}
+
+/// Service, index and action of `/v1/circuits/{service}/{index}/{action}`; as they stand there.
+pub fn circuit(path: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let mut parts = path.strip_prefix(b"/v1/circuits/")?.split(|byte| *byte == b'/');
+    let found = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then_some(found)
 }
 
 fn hex(digit: u8) -> u8 {

@@ -3,12 +3,13 @@
 //! | state | word | who moves it |
 //! |---|---|---|
 //! | closed | failures in a row | a failure adds one; the one that reaches the threshold opens; a success writes zero, if it is not zero; a rate that is reached opens |
-//! | open | end of the cooldown | the first `acquire` at or after it claims a probe: half-open |
+//! | open | end of the cooldown; held or not | the first `acquire` at or after it claims a probe: half-open |
 //! | half-open | when the next probe may be claimed | `success_threshold` successes close, a failure opens, neutral gives the lease back; a lease that is over may be taken over |
 //!
 //! Every change of state begins a generation; the probes of one half-open round share it. A [`Permit`]
 //! carries the generation in which it was given, and its outcome counts in that one only: what began before
-//! a trip cannot decide what happens after it. The closed path, and skipping an open breaker, are one load of
+//! a trip cannot decide what happens after it. An operator may hold it open: then nothing else ends that before its
+//! time, in no mode. The closed path, and skipping an open breaker, are one load of
 //! the word. All that is rarer is done under a lock: leaving closed, claiming and settling probes.
 //!
 //! Must not know: the clock (it is passed in), sockets, why something failed.
@@ -18,7 +19,9 @@ use crate::ground::sync::{AtomicU64, Mutex, Ordering};
 use crate::policy::window::{Counted, Counts, Window};
 use std::sync::PoisonError;
 
-const VALUE_BITS: u32 = 40;
+const VALUE_BITS: u32 = 39;
+const HELD_BIT: u32 = VALUE_BITS;
+const GENERATION_SHIFT: u32 = HELD_BIT + 1;
 const GENERATION_BITS: u32 = 22;
 const VALUE_MASK: u64 = (1 << VALUE_BITS) - 1;
 const GENERATION_MASK: u64 = (1 << GENERATION_BITS) - 1;
@@ -45,11 +48,13 @@ impl State {
     }
 }
 
-/// State, generation and value in 2 + 22 + 40 bits.
+/// State, generation, held and value in 2 + 22 + 1 + 39 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Word {
     state: State,
     generation: u64,
+    /// An operator keeps it open until the moment of `value`.
+    held: bool,
     /// Closed: failures in a row. Open, half-open: a moment in milliseconds.
     value: u64,
 }
@@ -61,7 +66,8 @@ impl Word {
             1 => State::Open,
             _ => State::HalfOpen,
         };
-        Word { state, generation: word >> VALUE_BITS & GENERATION_MASK, value: word & VALUE_MASK }
+        let generation = word >> GENERATION_SHIFT & GENERATION_MASK;
+        Word { state, generation, held: word >> HELD_BIT & 1 == 1, value: word & VALUE_MASK }
     }
 
     fn pack(self) -> u64 {
@@ -70,11 +76,17 @@ impl Word {
             State::Open => 1u64,
             State::HalfOpen => 2,
         };
-        state << 62 | (self.generation & GENERATION_MASK) << VALUE_BITS | self.value.min(VALUE_MASK)
+        let generation = (self.generation & GENERATION_MASK) << GENERATION_SHIFT;
+        state << 62 | generation | u64::from(self.held) << HELD_BIT | self.value.min(VALUE_MASK)
     }
 
     fn next(self, state: State, value: u64) -> Word {
-        Word { state, generation: (self.generation + 1) & GENERATION_MASK, value }
+        Word { state, generation: (self.generation + 1) & GENERATION_MASK, held: false, value }
+    }
+
+    /// Whether an operator keeps it open now.
+    fn is_held(self, now_ms: u64) -> bool {
+        self.held && self.value > now_ms
     }
 }
 
@@ -212,6 +224,10 @@ pub enum Why {
     ChecksFailed,
     /// Health checks succeeded.
     ChecksSucceeded,
+    /// An operator opened it.
+    Tripped,
+    /// An operator closed it.
+    Reset,
 }
 
 /// A change of state, to be told.
@@ -252,6 +268,8 @@ pub struct View {
     pub failures: u64,
     /// The moment in milliseconds from which a request may become a probe, unless closed.
     pub probe_at_ms: Option<u64>,
+    /// An operator has opened it.
+    pub held: bool,
 }
 
 /// Alone on its cache lines.
@@ -296,6 +314,9 @@ impl Default for Breaker {
 }
 
 impl Breaker {
+    /// Until when a breaker is held that an operator holds for ever, in milliseconds.
+    pub const FOR_EVER: u64 = VALUE_MASK;
+
     /// A closed breaker. Breakers with other seeds have other jitter.
     pub fn new(seed: u64) -> Breaker {
         Breaker { word: Alone(AtomicU64::new(0)), window: Window::default(), round: Mutex::new(Round::default()), seed }
@@ -304,13 +325,17 @@ impl Breaker {
     /// Whether [`Breaker::acquire`] would give a permit. Changes nothing.
     pub fn available(&self, now_ms: u64, settings: &Settings) -> bool {
         let word = self.load();
-        word.state == State::Closed || word.value <= now_ms || settings.mode != Mode::Enforce
+        let passes = settings.mode != Mode::Enforce && !word.is_held(now_ms);
+        word.state == State::Closed || word.value <= now_ms || passes
     }
 
     /// Asks for a permit; `None` means that the upstream is to be skipped. A probe may take `lease_ms` before
     /// another is sent.
     pub fn acquire(&self, now_ms: u64, lease_ms: u64, settings: &Settings) -> Option<Grant> {
         let word = self.load();
+        if word.is_held(now_ms) {
+            return None;
+        }
         if settings.mode == Mode::Off {
             return Some(Grant::unattached());
         }
@@ -335,7 +360,7 @@ impl Breaker {
         let (probing, why) = match word.state {
             // Somebody closed it meanwhile.
             State::Closed => return Some(Grant { permit: of_closed(word), transition: None }),
-            State::Open if word.value > now_ms && !early => return None,
+            State::Open if word.value > now_ms && (!early || word.held) => return None,
             State::Open => {
                 let early = word.value > now_ms;
                 round.begin(early);
@@ -495,11 +520,56 @@ impl Breaker {
         Transition { from: word.state, to: State::Closed, why, cooldown_ms: 0 }
     }
 
-    /// Health checks found the upstream well: it closes.
+    /// Whether an operator keeps it open now.
+    pub fn is_held(&self, now_ms: u64) -> bool {
+        self.load().is_held(now_ms)
+    }
+
+    /// An operator opens it, for so long or until a reset.
+    pub fn trip(&self, now_ms: u64, for_ms: Option<u64>) -> Transition {
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packed = self.word.0.load(Ordering::Relaxed);
+        loop {
+            let word = Word::unpack(packed);
+            let until = for_ms.map_or(Self::FOR_EVER, |span| now_ms.saturating_add(span));
+            let held = Word { held: true, ..word.next(State::Open, until) };
+            match self.exchange(packed, held) {
+                Ok(()) => {
+                    round.reopenings = 0;
+                    let cooldown_ms = for_ms.unwrap_or(0);
+                    return Transition { from: word.state, to: State::Open, why: Why::Tripped, cooldown_ms };
+                }
+                Err(current) => packed = current,
+            }
+        }
+    }
+
+    /// An operator closes it, whatever it knows.
+    pub fn reset(&self) -> Option<Transition> {
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packed = self.word.0.load(Ordering::Relaxed);
+        loop {
+            let word = Word::unpack(packed);
+            let closed =
+                if word.state == State::Closed { Word { value: 0, ..word } } else { word.next(State::Closed, 0) };
+            match self.exchange(packed, closed) {
+                Ok(()) => {
+                    round.reopenings = 0;
+                    self.window.clear();
+                    let transition =
+                        Transition { from: word.state, to: State::Closed, why: Why::Reset, cooldown_ms: 0 };
+                    return (word.state != State::Closed).then_some(transition);
+                }
+                Err(current) => packed = current,
+            }
+        }
+    }
+
+    /// Health checks found the upstream well: it closes, unless an operator holds it.
     pub fn check_passed(&self) -> Option<Transition> {
         let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
         let word = self.load();
-        (word.state != State::Closed).then(|| self.close(&mut round, word, Why::ChecksSucceeded))
+        (word.state != State::Closed && !word.held).then(|| self.close(&mut round, word, Why::ChecksSucceeded))
     }
 
     /// Health checks found the upstream ill: it opens, and while it is open its cooldown begins anew, so that no
@@ -522,8 +592,8 @@ impl Breaker {
     pub fn view(&self) -> View {
         let word = self.load();
         match word.state {
-            State::Closed => View { state: State::Closed, failures: word.value, probe_at_ms: None },
-            state => View { state, failures: 0, probe_at_ms: Some(word.value) },
+            State::Closed => View { state: State::Closed, failures: word.value, probe_at_ms: None, held: false },
+            state => View { state, failures: 0, probe_at_ms: Some(word.value), held: word.held },
         }
     }
 
@@ -542,7 +612,7 @@ impl Breaker {
         if spread == 0 {
             return cooldown;
         }
-        cooldown + Random::new(self.seed ^ now_ms ^ generation << VALUE_BITS).next_u64() % (spread + 1)
+        cooldown + Random::new(self.seed ^ now_ms ^ generation << GENERATION_SHIFT).next_u64() % (spread + 1)
     }
 
     fn load(&self) -> Word {

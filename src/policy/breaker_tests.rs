@@ -328,6 +328,39 @@ fn slow_answers_open_and_a_slow_probe_does_not_close() {
 }
 
 #[test]
+fn an_operator_holds_it_open_against_everything() {
+    let breaker = Breaker::new(0);
+    let before = take(&breaker, 0, &SETTINGS);
+    let tripped = breaker.trip(0, None);
+    assert_eq!((tripped.from, tripped.to, tripped.why), (State::Closed, State::Open, Why::Tripped));
+    for mode in [Mode::Off, Mode::Observe, Mode::Enforce] {
+        let settings = Settings { mode, ..SETTINGS };
+        assert!(!breaker.available(1_000_000_000, &settings), "{mode:?}");
+        assert!(breaker.acquire(1_000_000_000, 1000, &settings).is_none(), "{mode:?}");
+    }
+    assert!(breaker.acquire_early(5, 1000, &SETTINGS).is_none() && breaker.check_passed().is_none());
+    assert_eq!(breaker.check_failed(5, &SETTINGS), None);
+    assert_eq!(breaker.settle(before.permit, Outcome::Success, 6, &SETTINGS), None);
+    assert!(breaker.view().held && breaker.view().probe_at_ms == Some(Breaker::FOR_EVER));
+    assert_eq!(breaker.reset().expect("closes").why, Why::Reset);
+    assert!(!breaker.view().held && breaker.available(7, &SETTINGS));
+    assert_eq!(breaker.reset(), None, "it is closed");
+}
+
+#[test]
+fn what_an_operator_opened_for_a_while_is_probed_afterwards() {
+    let breaker = opened();
+    assert_eq!(breaker.trip(10, Some(500)).from, State::Open);
+    assert!(!breaker.available(509, &SETTINGS));
+    let probe = take(&breaker, 510, &SETTINGS);
+    assert!(probe.permit.is_probe());
+    breaker.settle(probe.permit, Outcome::Success, 511, &SETTINGS).expect("closes");
+    end(&breaker, Outcome::Failure, 512, &SETTINGS);
+    assert_eq!(breaker.reset(), None);
+    assert_eq!(breaker.view().failures, 0, "a reset of a closed one forgets its failures");
+}
+
+#[test]
 fn health_checks_open_hold_and_close() {
     let breaker = Breaker::new(0);
     assert_eq!(breaker.check_passed(), None);

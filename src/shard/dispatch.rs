@@ -41,7 +41,7 @@ enum Verdict<'s> {
     /// The gateway answers; so many bytes of the input are dealt with.
     Replied { reply: Reply<'s>, consumed: usize },
     /// Control answers.
-    Ticket { own: Own, facts: Facts, consumed: usize },
+    Ticket { own: Own, facts: Facts, consumed: usize, path: Vec<u8>, body: Vec<u8> },
 }
 
 /// What an answer must know of the request.
@@ -79,7 +79,7 @@ pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
             }
             shard.reply(id, &reply)
         }
-        Verdict::Ticket { own, facts, consumed } => {
+        Verdict::Ticket { own, facts, consumed, path, body } => {
             client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, consumed);
             client.state = ClientState::Ticket { then: facts.then, to_head: facts.meta.is_head };
             client.conn.deadline = shard.ctx.now.after(TICKET_TIME);
@@ -90,6 +90,8 @@ pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
                 to_head: facts.meta.is_head,
                 persistence: exchange::persistence(facts.meta.version, facts.then),
                 request_id: facts.meta.id.as_bytes().to_vec(),
+                path,
+                body,
             };
             match shard.ctx.mailbox.tell(Notice::Ticket(ticket)) {
                 Ok(()) => Step::Wait,
@@ -343,7 +345,8 @@ pub fn pick<N: Net>(
             })
         }
         WhenAllOpen::Ignore if nobody_left() => balance::pick(&draw, &mut ctx.random, load, seat, |position, _| {
-            (is_asked(position) && at(position).enter()).then(Grant::unattached)
+            let passes = is_asked(position) && !at(position).identity.breaker.is_held(now_ms);
+            (passes && at(position).enter()).then(Grant::unattached)
         }),
         _ => None,
     };
@@ -368,6 +371,9 @@ pub fn has_another<N: Net>(service: &Service, tried: &Tried, again: bool, ctx: &
     })
 }
 
+/// What `Retry-After` says at most: an operator may hold a breaker open for ever.
+const LONGEST_RETRY_S: u64 = 3600;
+
 /// Why nothing can be picked, and whole seconds until it is worth another try.
 fn unavailable<N: Net>(service: &Service, ctx: &Ctx<N>) -> (&'static str, &'static str, u64) {
     const UNAVAILABLE: &str = "destination_unavailable";
@@ -381,7 +387,7 @@ fn unavailable<N: Net>(service: &Service, ctx: &Ctx<N>) -> (&'static str, &'stat
     match serving().filter_map(|upstream| upstream.identity.breaker.view().probe_at_ms).min() {
         Some(at) => {
             ctx.counters().rejected.bump();
-            let seconds = at.saturating_sub(now_ms).div_ceil(1000).max(1);
+            let seconds = at.saturating_sub(now_ms).div_ceil(1000).clamp(1, LONGEST_RETRY_S);
             ("every upstream's circuit is open", UNAVAILABLE, seconds)
         }
         None if service.upstreams.is_empty() => ("the service has no upstreams", UNAVAILABLE, 1),
@@ -526,7 +532,7 @@ fn own_resource<'s, N: Net>(
         Own::Live => replied(meta, input, ctx, 200, "ok\n", None),
         Own::Ready if ctx.process.ready.load(Ordering::Relaxed) => replied(meta, input, ctx, 200, "ready\n", None),
         Own::Ready => replied(meta, input, ctx, 503, "the gateway is draining or starting", None),
-        Own::Status | Own::Reload => {
+        Own::Status | Own::Reload | Own::Trip | Own::Reset => {
             if let Some(why) = admin::refusal(request, peer, ctx.net.local_addr(socket).ok()) {
                 return replied(meta, input, ctx, 403, why, Some("http_request_denied"));
             }
@@ -539,28 +545,33 @@ fn own_resource<'s, N: Net>(
                     Verdict::Replied { reply, consumed: 0 }
                 }
                 Ok(None) => Verdict::More { scanned: 1 },
-                Ok(Some(body)) => {
+                Ok(Some((length, body))) => {
                     let then = if meta.keeps_alive && !ctx.draining { Then::Keep } else { Then::Close };
-                    Verdict::Ticket { own, facts: Facts { meta, then }, consumed: request.len + body }
+                    let path = match request.target {
+                        Target::Resource { path, .. } => path.to_vec(),
+                        Target::Asterisk | Target::Authority => Vec::new(),
+                    };
+                    Verdict::Ticket { own, facts: Facts { meta, then }, consumed: request.len + length, path, body }
                 }
             }
         }
     }
 }
 
-/// Bytes of a small body when all of it is there.
-fn whole_body(framing: Framing, input: &[u8]) -> Result<Option<usize>, Refusal> {
+/// A small body when all of it is there, behind its length on the wire.
+fn whole_body(framing: Framing, input: &[u8]) -> Result<Option<(usize, Vec<u8>)>, Refusal> {
     match framing {
-        Framing::Empty => Ok(Some(0)),
+        Framing::Empty => Ok(Some((0, Vec::new()))),
         Framing::Length(length) if length > OWN_BODY as u64 => Err(Refusal::BodyTooLarge),
-        Framing::Length(length) => Ok(Some(length as usize).filter(|length| *length <= input.len())),
+        Framing::Length(length) => Ok(input.get(..length as usize).map(|body| (body.len(), body.to_vec()))),
         Framing::Chunked => {
             let mut transfer = Transfer::new(Body::Chunked(Chunked::default()), Coding::Plain);
             let mut decoded = Vec::new();
             let passed = transfer.pass(input, OWN_BODY, &mut decoded).map_err(Refusal::Malformed)?;
+            decoded.extend_from_slice(&input[..passed.direct]);
             match transfer.is_done() {
                 _ if decoded.len() > OWN_BODY => Err(Refusal::BodyTooLarge),
-                true => Ok(Some(passed.consumed)),
+                true => Ok(Some((passed.consumed, decoded))),
                 // Framing may cost as much again, but not more.
                 false if input.len() > 4 * OWN_BODY => Err(Refusal::BodyTooLarge),
                 false => Ok(None),

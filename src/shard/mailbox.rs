@@ -104,6 +104,10 @@ pub struct Ticket {
     pub persistence: Persistence,
     /// Of the request.
     pub request_id: Vec<u8>,
+    /// Of the request's target.
+    pub path: Vec<u8>,
+    /// Of the request, decoded.
+    pub body: Vec<u8>,
 }
 
 /// A breaker's change of state.
@@ -117,6 +121,8 @@ pub struct Moved {
     pub cause: Option<Failure>,
     /// The breaker only observes: nothing is skipped.
     pub observed: bool,
+    /// What an operator said about it.
+    pub note: Option<String>,
 }
 
 /// A shard's end of the mailbox.

@@ -160,6 +160,7 @@ impl<N> Ctx<N> {
             transition,
             cause,
             observed: upstream.breaker.mode == Mode::Observe,
+            note: None,
         }));
     }
 

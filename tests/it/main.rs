@@ -10,6 +10,7 @@ mod balance;
 mod balance_rules;
 mod breaker;
 mod breaker_rules;
+mod circuits;
 mod clients;
 mod framing;
 mod intermediary;

@@ -7,7 +7,7 @@ pub(crate) mod origin;
 pub(crate) mod problem;
 pub(crate) mod wire;
 
-pub(crate) use caller::{Caller, fetch};
+pub(crate) use caller::{Caller, Response, fetch};
 pub(crate) use gateway::{Gateway, service};
 pub(crate) use origin::{Origin, RefusedPort, ok, reply};
 
