@@ -271,17 +271,20 @@ fn a_success_between_the_last_look_and_the_trip() {
         let watched = Watched::new(Settings { failure_threshold: 2, ..SETTINGS });
         let permit = watched.acquire(0).expect("closed");
         watched.settle(permit, Outcome::Failure, 0);
-        let end = |outcome| {
-            let permit = watched.acquire(0).expect("closed");
-            thread(move |watched| watched.settle(permit, outcome, 0))
-        };
-        let threads = vec![end(Outcome::Failure), end(Outcome::Success)];
-        let told: Vec<Transition> = together(&watched, threads).into_iter().flatten().collect();
+        let permit = watched.acquire(0).expect("closed");
+        let fail = thread(move |watched| (watched.settle(permit, Outcome::Failure, 0), None));
+        let permit = watched.acquire(0).expect("closed");
+        let succeed =
+            thread(move |watched| (watched.settle(permit, Outcome::Success, 0), Some(watched.breaker.view())));
+        let ended = together(&watched, vec![fail, succeed]);
+        let told: Vec<Transition> = ended.iter().filter_map(|(told, _)| *told).collect();
+        let seen = ended[1].1.expect("looked at behind the success");
         let view = watched.breaker.view();
         match told.as_slice() {
             // The success came first: the failure is the first of a new count.
             [] => assert_eq!((view.state, view.failures), (State::Closed, 1)),
-            [one] => assert_eq!((one.why, view.state), (Why::InARow(2), State::Open)),
+            // The failure came first: whoever succeeds afterwards sees that.
+            [one] => assert_eq!((one.why, view.state, seen.state), (Why::InARow(2), State::Open, State::Open)),
             more => panic!("{more:?}"),
         }
         watched.check_not_stuck();
