@@ -23,7 +23,7 @@ use crate::ground::tick::Tick;
 use crate::http::body::{Body, Chunked, Coding, Passed, Transfer};
 use crate::http::render::{self, Onward, Persistence};
 use crate::http::request::{self, Refusal, Request, Storage, Version};
-use crate::http::response::{self, Invalid, Response};
+use crate::http::response::{self, Response};
 use crate::policy::balance::Tried;
 use crate::policy::breaker::{Outcome, Permit, State};
 use crate::shard::client::{Client, Then};
@@ -815,7 +815,7 @@ fn receive_head<N: Net>(
         }
         let mut storage = Storage::new();
         let parsed = Response::parse(bytes, exchange.request.is_head, &exchange.snapshot.head, &mut storage);
-        let Some(response) = parsed.map_err(|invalid| Event::Invalid(of_invalid(invalid)))? else { break };
+        let Some(response) = parsed.map_err(|invalid| Event::Invalid(invalid.into()))? else { break };
         at += match response.status {
             101 => switch(&response, client, exchange, ctx)?,
             100..=199 => interim(&response, client, exchange, ctx)?,
@@ -854,13 +854,6 @@ fn keep_rest<N: Net>(
         inbound.consume(&mut ctx.pool, at);
     }
     scratch.reset();
-}
-
-fn of_invalid(invalid: Invalid) -> Failure {
-    match invalid {
-        Invalid::Malformed(how) => Failure::Malformed(how),
-        Invalid::TooLarge => Failure::HeadTooLarge,
-    }
 }
 
 /// Passes a 101 on that was asked for; what follows on both connections is no HTTP any more.

@@ -13,6 +13,7 @@
 //!
 //! Must not know: sockets, how an answer is rendered.
 
+use crate::http::response::Invalid;
 use crate::policy::breaker::Outcome;
 use crate::policy::class::{Causes, Class};
 use std::fmt;
@@ -57,6 +58,15 @@ pub enum Failure {
     TryTimeout,
     /// A final response that took so many milliseconds, longer than `circuit_breaker.slow_after`.
     Slow(u32),
+}
+
+impl From<Invalid> for Failure {
+    fn from(invalid: Invalid) -> Failure {
+        match invalid {
+            Invalid::Malformed(how) => Failure::Malformed(how),
+            Invalid::TooLarge => Failure::HeadTooLarge,
+        }
+    }
 }
 
 impl Failure {
