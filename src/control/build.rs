@@ -203,6 +203,7 @@ fn build_upstream(
         timeouts: listed.timeouts,
         pool: listed.pool,
         max_requests: listed.max_requests,
+        health: listed.health.clone(),
     }
 }
 

@@ -108,6 +108,35 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
     out.extend_from_slice(b"\r\n");
 }
 
+/// What a health check asks an upstream for.
+pub struct Check<'a> {
+    /// A token; case matters.
+    pub method: &'a str,
+    /// The upstream's path without a trailing `/`.
+    pub base_path: &'a [u8],
+    /// Path and query below that.
+    pub path: &'a [u8],
+    /// The `Host` to send.
+    pub host: &'a [u8],
+}
+
+/// Writes the whole request of a health check, whose connection is used once.
+pub fn check(out: &mut Vec<u8>, check: &Check<'_>) {
+    out.extend_from_slice(check.method.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(check.base_path);
+    out.extend_from_slice(check.path);
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    field(out, b"Host", check.host);
+    field(out, b"User-Agent", concat!("fusegate/", env!("CARGO_PKG_VERSION"), " health-check").as_bytes());
+    // A method that expects content says that it has none (RFC 9110 section 8.6).
+    if ["POST", "PUT", "PATCH"].contains(&check.method) {
+        field(out, b"Content-Length", b"0");
+    }
+    out.extend_from_slice(Persistence::Close.line());
+    out.extend_from_slice(b"\r\n");
+}
+
 /// What the gateway says about the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
@@ -282,6 +311,20 @@ mod tests {
              X-Forwarded-For: 10.0.0.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: gate:8000\r\n\
              Via: 1.1 fusegate-00000001\r\nX-Request-Id: abc\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn a_check_is_a_request_of_its_own() {
+        let written = |method| {
+            let mut out = Vec::new();
+            check(&mut out, &Check { method, base_path: b"/base", path: b"/up?x=1", host: b"up:9001" });
+            String::from_utf8(out).unwrap()
+        };
+        let agent = concat!("fusegate/", env!("CARGO_PKG_VERSION"), " health-check");
+        let head =
+            format!("HEAD /base/up?x=1 HTTP/1.1\r\nHost: up:9001\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n");
+        assert_eq!(written("HEAD"), head);
+        assert!(written("POST").contains("\r\nContent-Length: 0\r\n"));
     }
 
     #[test]

@@ -153,6 +153,8 @@ pub struct Upstream {
     pub pool: model::Pool,
     /// Concurrent requests of the process; `None` is off and costs nothing.
     pub max_requests: Option<u32>,
+    /// `health_check`; `None` is off.
+    pub health: Option<model::HealthCheck>,
 }
 
 /// `circuit_breaker.slow_after` and what follows from it.
