@@ -1,9 +1,11 @@
 //! The process: threads, listening sockets, signals, the order of starting and ending, exit codes.
 //!
-//! The only file that starts threads and reads clocks (those of the resolver, the watcher and the demo apart).
+//! The only file that starts threads and reads clocks (those of the resolver, the watcher, the health checks and
+//! the demo apart).
 //! Must not know: HTTP, what a notice means.
 
 use crate::config::{self, model};
+use crate::control::health::Health;
 use crate::control::resolve::{Names, Resolver};
 use crate::control::watch::fingerprint;
 use crate::control::{Control, Courier, Next, RESOLVE_TIME, Signals, Source, build};
@@ -143,8 +145,9 @@ fn run(source: Source, config: model::Config, fingerprint: u64) -> Result<(), St
     }
     let signals = Signals { hangup: SIGHUP };
     let seed = random()?;
+    let health = Health::new(notices.clone(), Arc::new(move || clock.now()), random()?);
     let mut control =
-        Control::new(source, config, fingerprint, snapshot, facts, process, couriers, notices, signals, seed);
+        Control::new(source, config, fingerprint, snapshot, facts, process, couriers, notices, signals, seed, health);
     control.watch_names(&[], clock.now());
     control.watch_file();
     if hung_up {

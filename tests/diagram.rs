@@ -169,7 +169,7 @@ fn provoke(cause: &str, from: &str) -> Stage {
         "ChecksFailed" => {
             let mut stage = Stage::new("");
             let transition = stage.breaker().check_failed(0, &stage.settings);
-            stage.tell(transition, None);
+            stage.tell(transition, Some(Outcome::Failure));
             stage
         }
         "Tripped" | "Reset" => {

@@ -84,7 +84,7 @@ fn reason(moved: &Moved) -> String {
         // An answer that is only slow is no failure with a name.
         Why::ProbeFailed if moved.cause.is_none() => format!("because the probe was slow; {next}"),
         Why::ProbeFailed => format!("because the probe failed: {cause}; {next}"),
-        Why::ChecksFailed => format!("because its health checks failed; {next}"),
+        Why::ChecksFailed => format!("because its health checks failed, last: {cause}; {next}"),
         Why::CooledDown => "after the cooldown; one probe is out".to_owned(),
         Why::NobodyLeft => "before the cooldown is over, because no upstream is left; one probe is out".to_owned(),
         Why::LeaseOver => "because the probe did not end in time; another one is out".to_owned(),

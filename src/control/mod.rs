@@ -7,6 +7,7 @@
 pub mod build;
 pub mod circuits;
 pub mod fresh;
+pub mod health;
 pub mod history;
 pub mod reload;
 pub mod resolve;
@@ -16,6 +17,7 @@ pub mod watch;
 use crate::config::{self, model};
 use crate::control::build::Facts;
 use crate::control::fresh::{Fate, Fresh};
+use crate::control::health::Health;
 use crate::control::history::History;
 use crate::control::reload::{Change, Phase, Reload};
 use crate::control::resolve::{Name, Names, Resolver};
@@ -111,6 +113,7 @@ pub struct Control<C> {
     shards: Vec<C>,
     resolver: Resolver,
     notices: SyncSender<Notice>,
+    health: Health,
     reload: Option<Reload>,
     again: bool,
     changed: Option<u64>,
@@ -171,7 +174,9 @@ impl<C: Courier> Control<C> {
         notices: SyncSender<Notice>,
         signals: Signals,
         seed: u64,
+        mut health: Health,
     ) -> Control<C> {
+        health.switch(&snapshot);
         Control {
             source,
             config,
@@ -181,6 +186,7 @@ impl<C: Courier> Control<C> {
             process,
             resolver: Resolver::new(notices.clone()),
             notices,
+            health,
             reload: None,
             again: false,
             changed: None,
@@ -211,7 +217,8 @@ impl<C: Courier> Control<C> {
         let due = self.due.iter().any(|due| due.switch || due.drain).then_some(self.deliver_at);
         let retired = (!self.retired.is_empty()).then_some(self.retire_at);
         let fresh = self.fresh.next().filter(|_| self.refresh.is_none());
-        [reload, drain, refresh, due, retired, fresh].into_iter().flatten().min().unwrap_or(Tick::NEVER)
+        let health = self.health.wake_at();
+        [reload, drain, refresh, due, retired, fresh, health].into_iter().flatten().min().unwrap_or(Tick::NEVER)
     }
 
     /// Takes a notice, or the time alone.
@@ -267,6 +274,9 @@ impl<C: Courier> Control<C> {
         }
         if self.refresh.as_ref().is_some_and(|names| now >= names.deadline) {
             self.end_refresh(now);
+        }
+        if self.health.is_due(now) {
+            self.health.switch(&self.snapshot);
         }
     }
 
@@ -390,6 +400,7 @@ impl<C: Courier> Control<C> {
     }
 
     fn switch(&mut self, snapshot: Arc<Snapshot>, now: Tick) {
+        self.health.switch(&snapshot);
         let left = self.snapshot.retire(&snapshot);
         self.retired.push(std::mem::replace(&mut self.snapshot, snapshot));
         self.retire_after = DELIVER_AGAIN;
@@ -433,6 +444,7 @@ impl<C: Courier> Control<C> {
             self.config.gateway.drain_timeout.as_secs()
         );
         self.process.ready.store(false, Ordering::Relaxed);
+        self.health.stop();
         self.due.iter_mut().for_each(|due| due.drain = true);
         self.deliver();
         let left = (0..self.shards.len()).collect();

@@ -2,6 +2,7 @@
 //!
 //! Must not know: who asks, how a document is sent.
 
+use crate::control::health::Report;
 use crate::control::reload::to_json;
 use crate::control::{Control, Courier};
 use crate::ground::tick::Tick;
@@ -88,6 +89,8 @@ pub(super) struct UpstreamStatus<'a> {
     in_flight: u64,
     last_failures: Vec<FailureStatus>,
     transitions: Vec<TransitionStatus<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<HealthStatus>,
 }
 
 #[derive(Serialize)]
@@ -106,6 +109,22 @@ struct TransitionStatus<'a> {
     from: &'static str,
     to: &'static str,
     reason: &'a str,
+}
+
+#[derive(Serialize)]
+struct HealthStatus {
+    state: &'static str,
+    checks: u64,
+    failed: u64,
+    in_row: u64,
+    last: Option<LastCheck>,
+}
+
+#[derive(Serialize)]
+struct LastCheck {
+    time: String,
+    result: String,
+    duration_ms: f64,
 }
 
 /// Renders the document.
@@ -205,6 +224,7 @@ pub(super) fn upstream_status<'a, C: Courier>(
                 reason: &entry.reason,
             })
             .collect(),
+        health: control.health.report(identity).map(health_status),
     }
 }
 
@@ -223,6 +243,16 @@ fn last_failures(identity: &UpstreamIdentity, now: Tick) -> Vec<FailureStatus> {
             request_id: record.request_id.to_string(),
         })
         .collect()
+}
+
+fn health_status(report: Report) -> HealthStatus {
+    let Report { state, checks, failed, in_row, last } = report;
+    let last = last.map(|last| LastCheck {
+        time: rfc3339(last.time),
+        result: last.result.map_or_else(|failure| failure.to_string(), |status| format!("status {status}")),
+        duration_ms: last.duration.as_micros() as f64 / 1000.0,
+    });
+    HealthStatus { state: state.word(), checks, failed, in_row, last }
 }
 
 /// A moment as RFC 3339 in UTC, with milliseconds.

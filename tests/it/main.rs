@@ -13,6 +13,7 @@ mod breaker_rules;
 mod circuits;
 mod clients;
 mod framing;
+mod health;
 mod intermediary;
 mod limits;
 mod names;
