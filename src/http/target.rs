@@ -28,13 +28,46 @@ pub enum Target<'b> {
     Authority,
 }
 
+/// What a byte of a target may mean, one bit each, so that one pass over a target tells all of it.
+const INVISIBLE: u8 = 1;
+const FRAGMENT: u8 = 2;
+const QUERY: u8 = 4;
+const ESCAPE: u8 = 8;
+/// A byte of a host that is a name or an IPv4 address (RFC 3986 section 3.2.2).
+const HOST: u8 = 16;
+
+static MEANING: [u8; 256] = {
+    let mut table = [INVISIBLE; 256];
+    let mut byte = 0x21;
+    while byte <= 0x7e {
+        table[byte] = match byte as u8 {
+            b'#' => FRAGMENT,
+            b'?' => QUERY,
+            b'%' => ESCAPE | HOST,
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => HOST,
+            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => {
+                HOST
+            }
+            _ => 0,
+        };
+        byte += 1;
+    }
+    table
+};
+
+/// All that the bytes mean.
+fn meanings(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |seen, byte| seen | MEANING[usize::from(*byte)])
+}
+
 impl<'b> Target<'b> {
     /// Reads a target.
     pub fn parse(method: &str, target: &'b [u8]) -> Result<Target<'b>, Refusal> {
-        if !target.iter().all(|byte| matches!(byte, 0x21..=0x7e)) {
+        let seen = meanings(target);
+        if seen & INVISIBLE != 0 {
             return Err(Refusal::Malformed("the request target has bytes that are not visible ASCII"));
         }
-        if target.contains(&b'#') {
+        if seen & FRAGMENT != 0 {
             return Err(Refusal::Malformed("the request target has a fragment"));
         }
         if method == "CONNECT" {
@@ -42,6 +75,9 @@ impl<'b> Target<'b> {
         }
         match target {
             b"*" if method == "OPTIONS" => Ok(Target::Asterisk),
+            [b'/', ..] if seen & (QUERY | ESCAPE) == 0 => {
+                Ok(Target::Resource { path: target, query: b"", authority: None })
+            }
             [b'/', ..] => Self::resource(target, None),
             _ => Self::absolute(method, target),
         }
@@ -205,7 +241,10 @@ fn decode(segment: &[u8]) -> Cow<'_, [u8]> {
 /// Servers differ in what they decode first, what they take for a separator, whether they merge empty
 /// segments and what they do with `;` parameters; the guard takes the worst of each.
 pub fn escapes_base(rest: &[u8]) -> bool {
-    if memchr::memmem::find(rest, b"..").is_none() && memchr::memchr(b'%', rest).is_none() {
+    let mut before = 0;
+    let is_plain =
+        rest.iter().all(|byte| *byte != b'%' && (std::mem::replace(&mut before, *byte), *byte) != (b'.', b'.'));
+    if is_plain {
         return false;
     }
     let (mut depth, mut dots, mut others, mut parameters, mut plain) = (0i64, 0u32, false, false, true);
@@ -245,7 +284,7 @@ pub fn is_host(value: &[u8]) -> bool {
             Some(end) => value.split_at(end + 1),
             None => return false,
         },
-        _ => value.split_at(memchr::memchr(b':', value).unwrap_or(value.len())),
+        _ => value.split_at(value.iter().position(|byte| *byte == b':').unwrap_or(value.len())),
     };
     let port_is_valid = match port {
         [] => true,
@@ -261,9 +300,8 @@ pub fn is_host(value: &[u8]) -> bool {
             std::str::from_utf8(address).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok())
         }
         _ => {
-            !host.is_empty()
-                && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte))
-                && escapes_are_whole(host)
+            let is_of_host = |byte: &u8| MEANING[usize::from(*byte)] & HOST != 0;
+            !host.is_empty() && host.iter().all(is_of_host) && (meanings(host) & ESCAPE == 0 || escapes_are_whole(host))
         }
     };
     host_is_valid && port_is_valid

@@ -13,6 +13,7 @@ use crate::policy::retry;
 use crate::shared::failure::Failure;
 use crate::shared::metrics::UpstreamCounters;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +29,7 @@ pub struct Snapshot {
     /// In the order of the file.
     pub services: Vec<Service>,
     /// Position of a service by its name.
-    pub by_name: HashMap<Box<[u8]>, u32>,
+    pub by_name: HashMap<Box<[u8]>, u32, BuildHasherDefault<NameHasher>>,
     /// `gateway.client`.
     pub client: model::Client,
     /// Bounds of heads.
@@ -75,6 +76,33 @@ impl Snapshot {
     /// written anew (its fields, the host twice, what is added).
     pub fn large_buffer(&self) -> usize {
         self.buffer.max(2 * self.head.header_bytes + self.head.request_line + (4 << 10))
+    }
+}
+
+/// Hashes names of services (FNV-1a). What is looked up comes from anywhere, but what is stored comes from the
+/// configuration alone, so nobody can fill a bucket.
+#[derive(Debug)]
+pub struct NameHasher(u64);
+
+impl Default for NameHasher {
+    fn default() -> NameHasher {
+        NameHasher(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    // The length of a slice: the bytes alone tell names apart well enough.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        // The table takes its buckets from the low bits and its tags from the high ones.
+        self.0 ^ self.0 >> 32
     }
 }
 
