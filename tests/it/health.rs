@@ -543,10 +543,10 @@ fn more_checks_than_places_wait_for_their_turn() {
     });
     let urls: Vec<String> = (0..300).map(|n| format!("{}/{n}", origin.url())).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
-    let gateway = Gateway::start(&service("s", &urls, "health_check: {path: /up, interval: 200ms, timeout: 1m}"));
+    let gateway = Gateway::start(&service("s", &urls, "health_check: {path: /up, interval: 1s, timeout: 1m}"));
     origin.wait_heads(256);
     // whatever else the thread does, no further check begins
-    gateway.rewrite_services(&service("s", &urls, "health_check: {path: /up, interval: 200ms, timeout: 1m}\npool: {}"));
+    gateway.rewrite_services(&service("s", &urls, "health_check: {path: /up, interval: 1s, timeout: 1m}\npool: {}"));
     assert_eq!(gateway.reload().status, 200);
     assert_eq!(origin.connections(), 256);
     gate.open();
