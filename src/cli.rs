@@ -2,6 +2,7 @@
 //!
 //! Must not know: how a command does its work.
 
+use crate::check::{self, Output};
 use crate::control::Source;
 use crate::demo;
 use crate::process;
@@ -20,6 +21,9 @@ struct Cli {
     /// Validate the configuration and exit: 0 if it is valid, else 1
     #[arg(short = 't', long = "test")]
     test: bool,
+    /// Validate it and print it: defaults filled in, settings merged, `${NAME}` expanded
+    #[arg(short = 'T', long = "print-config")]
+    print: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -36,9 +40,24 @@ enum Command {
     /// Run the gateway (the default)
     Serve(ServeArgs),
     /// Validate a configuration: exit 0 if it is valid, else 1
-    Check(ServeArgs),
+    Check(CheckArgs),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
     /// Run a gateway with upstreams of its own, to try it out
     Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Print the configuration as the gateway sees it: every default filled in, all settings merged, `${NAME}`
+    /// expanded, so that what came from environment variables is readable
+    #[arg(short = 'T', long = "print-config")]
+    print: bool,
+    /// Print one JSON document: valid, file, services, upstreams, diagnostics
+    #[arg(long, conflicts_with = "print")]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -68,10 +87,19 @@ impl ServeArgs {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        None if cli.test => process::check(&cli.serve.source()),
+        None if cli.print => check::check(&cli.serve.source(), Output::Configuration),
+        None if cli.test => check::check(&cli.serve.source(), Output::Words),
         None => process::serve(cli.serve.source()),
         Some(Command::Serve(args)) => process::serve(args.source()),
-        Some(Command::Check(args)) => process::check(&args.source()),
+        Some(Command::Check(CheckArgs { serve, print, json })) => {
+            let output = match (print, json) {
+                (true, _) => Output::Configuration,
+                (_, true) => Output::Json,
+                _ => Output::Words,
+            };
+            check::check(&serve.source(), output)
+        }
+        Some(Command::Schema) => check::schema(),
         Some(Command::Demo(args)) => run_demo(&args),
     }
 }

@@ -14,4 +14,5 @@ pub mod process;
 pub mod shard;
 pub mod shared;
 
+pub mod check;
 pub mod cli;

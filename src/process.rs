@@ -4,7 +4,7 @@
 //! the demo apart).
 //! Must not know: HTTP, what a notice means.
 
-use crate::config::{self, model};
+use crate::config::model;
 use crate::control::health::Health;
 use crate::control::resolve::{Names, Resolver};
 use crate::control::watch::fingerprint;
@@ -86,28 +86,6 @@ pub fn serve(source: Source) -> ExitCode {
     };
     logging::finish();
     code
-}
-
-/// Validates a configuration as `serve` would.
-pub fn check(source: &Source) -> ExitCode {
-    match source.load() {
-        Ok(config::Loaded { config, warnings }) => {
-            for warning in &warnings {
-                eprint_quietly(&warning.to_string());
-            }
-            let upstreams: usize = config.services.iter().map(|service| service.upstreams.len()).sum();
-            print_quietly(&format!(
-                "{}: ok, services: {}, upstreams: {upstreams}",
-                source.name(),
-                config.services.len()
-            ));
-            ExitCode::SUCCESS
-        }
-        Err(problems) => {
-            eprint_quietly(&problems.to_string());
-            ExitCode::from(EXIT_FAILURE)
-        }
-    }
 }
 
 /// Writes a line to stderr. A closed one must not end the program by a panic, as `eprintln!` would.

@@ -137,7 +137,7 @@ fn check_config(config: &Config) {
     names.sort_unstable();
     assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a service stands twice");
     for service in &config.services {
-        assert!(service.retry_attempts <= 15 && service.body_limit != Some(0));
+        assert!(service.retries.attempts <= 15 && service.body_limit != Some(0));
         assert!(service.total_timeout.is_none_or(|total| !total.is_zero()));
         assert!(service.upgrades.iter().all(|protocol| {
             !protocol.is_empty()

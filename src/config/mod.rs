@@ -1,13 +1,17 @@
 //! The configuration file: from its path to a valid [`model::Config`], or to all of its problems at once.
 //!
-//! `tree` gives every node a place, `schema` holds the keys, `reader` walks one by the other, `services`
-//! merges settings. Must not know: sockets, threads, what the running process does with a configuration.
+//! `tree` gives every node a place, `schema` holds the keys, `rules` is what they are made of, `reader` walks one by
+//! the other, `services` merges settings. The way back: `print` writes a configuration as a file, `json_schema` writes
+//! the keys for editors. Must not know: sockets, threads, what the running process does with a configuration.
 
 pub mod model;
 
 mod diagnostics;
 mod expand;
+mod json_schema;
+mod print;
 mod reader;
+mod rules;
 mod schema;
 mod services;
 mod suggest;
@@ -16,6 +20,8 @@ mod units;
 mod url;
 
 pub use diagnostics::{Diagnostic, Severity};
+pub use json_schema::json_schema;
+pub use print::print;
 
 use diagnostics::{At, Fault, Findings};
 use std::fmt;
@@ -122,5 +128,7 @@ fn not_utf8(name: &str, bytes: &[u8], valid: usize) -> Problems {
     problem(name, &text, at, Fault::new(format!("byte 0x{:02x} is not UTF-8", bytes[valid])))
 }
 
+#[cfg(test)]
+mod table_tests;
 #[cfg(test)]
 mod tests;

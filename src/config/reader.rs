@@ -3,6 +3,7 @@
 //! Must not know: which fields there are, how settings merge.
 
 use super::diagnostics::{At, Fault, Findings, quote};
+use super::rules::{Choice, Field, Rule, Table};
 use super::suggest::did_you_mean;
 use super::tree::{Entry, LONGEST, Node, Value};
 use super::{expand, units};
@@ -13,37 +14,6 @@ use std::time::Duration;
 
 /// Bytes up to which a scalar may be a number or a boolean.
 const LONGEST_NUMBER: usize = 64;
-
-/// A key of a mapping and how its value gets into a `T`.
-pub(super) struct Field<T: 'static> {
-    pub(super) key: &'static str,
-    pub(super) rule: Rule<T>,
-}
-
-/// What a field may hold, and where it goes.
-pub(super) enum Rule<T: 'static> {
-    Flag(fn(&mut T, bool)),
-    Count(RangeInclusive<u64>, fn(&mut T, u64)),
-    /// `None` is `auto`.
-    CountOrAuto(RangeInclusive<u64>, fn(&mut T, Option<NonZeroUsize>)),
-    Size(RangeInclusive<u64>, fn(&mut T, usize)),
-    /// From 1 ms to the limit.
-    Duration(Duration, fn(&mut T, Duration)),
-    /// The same, or 0.
-    DurationOrZero(Duration, fn(&mut T, Duration)),
-    /// `20%` or `0.2`, in hundredths of a percent, up to 100 %.
-    Percent(fn(&mut T, u32)),
-    /// `1.5`, in hundredths.
-    Factor(RangeInclusive<u32>, fn(&mut T, u32)),
-    /// Text with rules of its own.
-    Text(fn(&mut T, &str) -> Result<(), Fault>),
-    /// Whatever else: a mapping with a table of its own, a list.
-    Node(fn(&mut T, &Node, &mut Reader<'_>)),
-    /// Read by whoever walks the mapping.
-    Apart,
-    /// A key that has its place elsewhere, and where that is.
-    Elsewhere(&'static str),
-}
 
 /// What a message says the key is part of.
 #[derive(Clone, Copy)]
@@ -73,13 +43,17 @@ impl<'a> Reader<'a> {
         Reader { findings, scope: Scope::Gateway, env, path: Vec::new() }
     }
 
-    pub(super) fn error(&mut self, node: &Node, fault: Fault) {
+    /// Notes what is wrong with a value; the message names the key, if it does not yet.
+    pub(super) fn error(&mut self, node: &Node, mut fault: Fault) {
+        if let Some(key) = self.path.last().filter(|key| !fault.message.contains(**key)) {
+            fault.message.insert_str(0, &format!("{key}: "));
+        }
         self.findings.error(node.at, fault);
     }
 
     /// Reads a mapping of settings into `target`; what is absent stays as it was. Nothing at all is an
     /// empty mapping, so that commenting out the last line of one breaks nothing.
-    pub(super) fn mapping<T>(&mut self, node: &Node, table: &'static [Field<T>], target: &mut T) {
+    pub(super) fn mapping<T>(&mut self, node: &Node, table: Table<T>, target: &mut T) {
         match &node.value {
             Value::Mapping(entries) => entries.iter().for_each(|entry| self.entry(entry, table, target)),
             _ if node.is_null() => {}
@@ -90,8 +64,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn entry<T>(&mut self, entry: &Entry, table: &'static [Field<T>], target: &mut T) {
-        let Some(field) = table.iter().find(|field| field.key == &*entry.key) else {
+    fn entry<T>(&mut self, entry: &Entry, table: Table<T>, target: &mut T) {
+        let Some(field) = fields(table).find(|field| field.key == &*entry.key) else {
             let fault = Fault::new(format!("unknown key {} in {}", quote(&entry.key), self.here()));
             let help = did_you_mean(&entry.key, keys(table)).unwrap_or_else(|| known(table));
             return self.findings.error(entry.key_at, fault.help(help));
@@ -108,20 +82,22 @@ impl<'a> Reader<'a> {
     /// `None` after an error: the target stays as it was.
     fn field<T>(&mut self, rule: &Rule<T>, node: &Node, target: &mut T) -> Option<()> {
         match rule {
-            Rule::Flag(set) => set(target, self.flag(node)?),
-            Rule::Count(range, set) => set(target, self.count(node, range)?),
-            Rule::CountOrAuto(range, set) => set(target, self.count_or_auto(node, range)?),
-            Rule::Size(range, set) => set(target, self.size(node, range)?),
-            Rule::Duration(most, set) => set(target, self.duration(node, *most, false)?),
-            Rule::DurationOrZero(most, set) => set(target, self.duration(node, *most, true)?),
-            Rule::Percent(set) => set(target, self.percent(node)?),
-            Rule::Factor(range, set) => set(target, self.factor(node, range)?),
-            Rule::Text(set) => {
+            Rule::Flag(lens) => (lens.set)(target, self.flag(node)?),
+            Rule::Count(range, lens) => (lens.set)(target, self.count(node, range)?),
+            Rule::CountOrAuto(range, lens) => (lens.set)(target, self.count_or_auto(node, range)?),
+            Rule::Size(range, lens) => (lens.set)(target, self.size(node, range)?),
+            Rule::Duration(range, lens) => (lens.set)(target, self.duration(node, range, false)?),
+            Rule::DurationOrZero(range, lens) => (lens.set)(target, self.duration(node, range, true)?),
+            Rule::Percent(lens) => (lens.set)(target, self.percent(node)?),
+            Rule::Factor(range, lens) => (lens.set)(target, self.factor(node, range)?),
+            Rule::Word(choice) => self.word(node, *choice, target)?,
+            Rule::Text(_, set, _) => {
                 let text = self.string(node)?;
                 set(target, &text).unwrap_or_else(|fault| self.error(node, fault));
             }
-            Rule::Node(read) => read(target, node, self),
-            Rule::Apart | Rule::Elsewhere(_) => {}
+            Rule::List(_, read, _) | Rule::OneOrMore(_, read, _) => read(target, node, self),
+            Rule::Mapping(section) => section.read(target, node, self),
+            Rule::Apart(_) | Rule::Elsewhere(_) => {}
         }
         Some(())
     }
@@ -196,6 +172,16 @@ impl<'a> Reader<'a> {
         let fault = Fault::new(format!("{} must be text, not {}", self.key(), quote(&text.value)));
         self.error(node, fault);
         None
+    }
+
+    fn word<T>(&mut self, node: &Node, choice: &dyn Choice<T>, target: &mut T) -> Option<()> {
+        let text = self.string(node)?;
+        if !choice.set(target, &text) {
+            let (key, words) = (self.key(), choice.words());
+            let fault = Fault::new(format!("{key} {} is none of {}", quote(&text), words.join(", ")));
+            self.error(node, did_you_mean(&text, words).into_iter().fold(fault, Fault::help));
+        }
+        Some(())
     }
 
     fn flag(&mut self, node: &Node) -> Option<bool> {
@@ -276,10 +262,10 @@ impl<'a> Reader<'a> {
         None
     }
 
-    fn size(&mut self, node: &Node, range: &RangeInclusive<u64>) -> Option<usize> {
+    fn size(&mut self, node: &Node, range: &RangeInclusive<u64>) -> Option<u64> {
         let text = self.text(node)?;
         let fault = match units::size(self.key(), &text.value) {
-            Ok(bytes) if range.contains(&bytes) => return usize::try_from(bytes).ok(),
+            Ok(bytes) if range.contains(&bytes) => return Some(bytes),
             Ok(_) => {
                 let (least, most) = (units::show_size(*range.start()), units::show_size(*range.end()));
                 out_of_range(self.key(), &text.value, least, most)
@@ -290,14 +276,15 @@ impl<'a> Reader<'a> {
         None
     }
 
-    pub(super) fn duration(&mut self, node: &Node, most: Duration, zero: bool) -> Option<Duration> {
+    fn duration(&mut self, node: &Node, range: &RangeInclusive<Duration>, zero: bool) -> Option<Duration> {
         let text = self.text(node)?;
         let fault = match units::duration(self.key(), &text.value) {
             Ok(value) if zero && value.is_zero() => return Some(value),
-            Ok(value) if (Duration::from_millis(1)..=most).contains(&value) => return Some(value),
+            Ok(value) if range.contains(&value) => return Some(value),
             Ok(_) => {
-                let least = if zero { "0 or from 1ms" } else { "1ms" };
-                out_of_range(self.key(), &text.value, least, units::show_duration(most))
+                let least = if zero { "0 or from " } else { "" };
+                let least = format!("{least}{}", units::show_duration(*range.start()));
+                out_of_range(self.key(), &text.value, least, units::show_duration(*range.end()))
             }
             Err(fault) => fault,
         };
@@ -310,10 +297,15 @@ fn out_of_range(key: &str, value: &str, least: impl Display, most: impl Display)
     Fault::new(format!("{key} must be from {least} to {most}, not {}", quote(value)))
 }
 
-fn keys<T>(table: &'static [Field<T>]) -> impl Iterator<Item = &'static str> {
-    table.iter().filter(|field| !matches!(field.rule, Rule::Elsewhere(_))).map(|field| field.key)
+fn fields<T>(table: Table<T>) -> impl Iterator<Item = &'static Field<T>> {
+    table.iter().flat_map(|group| *group)
 }
 
-fn known<T>(table: &'static [Field<T>]) -> String {
+/// The keys that may stand in a mapping.
+pub(super) fn keys<T>(table: Table<T>) -> impl Iterator<Item = &'static str> {
+    fields(table).filter(|field| !matches!(field.rule, Rule::Elsewhere(_))).map(|field| field.key)
+}
+
+fn known<T>(table: Table<T>) -> String {
     format!("the keys are {}", keys(table).collect::<Vec<_>>().join(", "))
 }

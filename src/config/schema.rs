@@ -1,16 +1,16 @@
-//! Every key that a configuration file may have: its place, its kind, its bounds. What a message lists or
-//! proposes comes from these tables too, so a key that is not here does not exist.
-//!
-//! A number that reaches its setter is within its bounds, which is why the casts here lose nothing.
+//! Every key that a configuration file may have: its place, its kind, its bounds, what it is. What a message lists
+//! or proposes, the schema for editors and the printed configuration come from these tables too, so a key that is not
+//! here does not exist.
 //!
 //! Must not know: how a tree is walked, in which order settings are laid over each other.
 
-use super::diagnostics::{Fault, quote};
+use super::diagnostics::{At, Fault, quote};
 use super::model::{
     self, Balancing, CircuitBreaker, Client, Dns, Gateway, HashOn, HealthCheck, HostHeader, Limits, Pool, Reload,
     Timeouts, WhenAllOpen,
 };
-use super::reader::{Field, Reader, Rule};
+use super::reader::{Reader, keys};
+use super::rules::{Apart, Field, Form, Lens, OneOf, Rule, Table, at, part};
 use super::suggest::did_you_mean;
 use super::tree::{Node, Value};
 use super::{units, url};
@@ -20,11 +20,8 @@ use crate::policy::class::{Causes, Class};
 use crate::policy::retry;
 use log::LevelFilter;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
-
-const MINUTE: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Addresses to listen on: each is a socket in every shard.
 const MOST_ADDRESSES: usize = 64;
@@ -76,200 +73,291 @@ pub(super) struct Process {
     pub(super) defaults: Settings,
 }
 
-const fn field<T>(key: &'static str, rule: Rule<T>) -> Field<T> {
-    Field { key, rule }
+const fn field<T>(key: &'static str, doc: &'static str, rule: Rule<T>) -> Field<T> {
+    Field { key, doc, rule }
 }
 
+const fn elsewhere<T>(key: &'static str, place: &'static str) -> Field<T> {
+    Field { key, doc: "", rule: Rule::Elsewhere(place) }
+}
+
+const TO_MINUTE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+const TO_DAY: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
+const TO_MONTH: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(30 * 24 * 3600);
+/// A tenth of it is the smallest step of the window.
+const WINDOW: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
+
 /// A service as a mapping.
-pub(super) const SERVICE: &[Field<Settings>] = &[
-    field("upstreams", Rule::Apart),
-    field("load_balancing", LOAD_BALANCING),
-    field("circuit_breaker", CIRCUIT_BREAKER),
-    field("retries", RETRIES),
-    field("timeouts", EXCHANGE_TIMEOUTS),
-    field("pool", POOL),
-    field("headers", HEADERS),
-    HEALTH_CHECK,
-    DNS,
-    BODY_LIMIT,
-    UPGRADES,
-    field("url", Rule::Elsewhere("it belongs in an entry of upstreams")),
-    field("max_requests", Rule::Elsewhere("it belongs in an entry of upstreams")),
-    field("weight", Rule::Elsewhere("it belongs in an entry of upstreams")),
-    field("backup", Rule::Elsewhere("it belongs in an entry of upstreams")),
+pub(super) const SERVICE: Table<Settings> = &[
+    &[field("upstreams", "Replicas: URLs, or mappings with settings of their own.", Rule::Apart(Apart::Upstreams))],
+    OF_SERVICES,
+    OF_BOTH,
+    &[
+        elsewhere("url", "it belongs in an entry of upstreams"),
+        elsewhere("max_requests", "it belongs in an entry of upstreams"),
+        elsewhere("weight", "it belongs in an entry of upstreams"),
+        elsewhere("backup", "it belongs in an entry of upstreams"),
+    ],
 ];
 
 /// `gateway.defaults`.
-pub(super) const DEFAULTS: &[Field<Settings>] = &[
-    field("load_balancing", LOAD_BALANCING),
-    field("circuit_breaker", CIRCUIT_BREAKER),
-    field("retries", RETRIES),
-    field("timeouts", EXCHANGE_TIMEOUTS),
-    field("pool", POOL),
-    field("headers", HEADERS),
-    HEALTH_CHECK,
-    DNS,
-    BODY_LIMIT,
-    UPGRADES,
-    field("upstreams", Rule::Elsewhere("only a service has upstreams")),
-];
+pub(super) const DEFAULTS: Table<Settings> =
+    &[OF_SERVICES, OF_BOTH, &[elsewhere("upstreams", "only a service has upstreams")]];
 
 /// An upstream as a mapping.
-pub(super) const UPSTREAM: &[Field<Settings>] = &[
-    field("url", Rule::Apart),
-    field("weight", Rule::Count(0..=1000, |settings, count| settings.weight = count as u32)),
-    field("backup", Rule::Flag(|settings, value| settings.backup = value)),
-    field("circuit_breaker", UPSTREAM_BREAKER),
-    field("timeouts", ATTEMPT_TIMEOUTS),
-    field("pool", POOL),
-    field("headers", HEADERS),
-    field(
-        "max_requests",
-        Rule::Count(0..=1_000_000, |settings, count| settings.max_requests = (count > 0).then_some(count as u32)),
-    ),
-    HEALTH_CHECK,
-    DNS,
-    field("load_balancing", Rule::Elsewhere("it belongs to the service, beside upstreams")),
-    field("retries", Rule::Elsewhere("it belongs to the service, beside upstreams")),
-    field("body_limit", Rule::Elsewhere("it belongs to the service, beside upstreams")),
-    field("upgrades", Rule::Elsewhere("it belongs to the service, beside upstreams")),
+pub(super) const UPSTREAM: Table<Settings> = &[
+    OF_UPSTREAMS,
+    OF_BOTH,
+    &[
+        elsewhere("load_balancing", "it belongs to the service, beside upstreams"),
+        elsewhere("retries", "it belongs to the service, beside upstreams"),
+        elsewhere("body_limit", "it belongs to the service, beside upstreams"),
+        elsewhere("upgrades", "it belongs to the service, beside upstreams"),
+    ],
 ];
 
-const BODY_LIMIT: Field<Settings> = field(
-    "body_limit",
-    Rule::Size(0..=1 << 50, |settings, bytes| settings.body_limit = (bytes > 0).then_some(bytes as u64)),
-);
-const UPGRADES: Field<Settings> =
-    field("upgrades", Rule::Node(|settings, node, reader| upgrades(&mut settings.upgrades, node, reader)));
+const OF_SERVICES: &[Field<Settings>] = &[
+    field(
+        "load_balancing",
+        "How an upstream is chosen.",
+        Rule::Mapping(&part!(Part, Settings.balancing, BALANCING, Some(check_balancing))),
+    ),
+    field(
+        "circuit_breaker",
+        "When an upstream is skipped, and when it is tried again.",
+        Rule::Mapping(&part!(Part, Settings.breaker, &[BREAKER, BREAKER_OF_SERVICE], Some(check_breaker))),
+    ),
+    field(
+        "retries",
+        "Whether a failed try is followed by another.",
+        Rule::Mapping(&part!(Part, Settings.retries, RETRIES, None)),
+    ),
+    field(
+        "timeouts",
+        "How long an upstream may take.",
+        Rule::Mapping(&part!(Part, Settings, &[TIMEOUTS, TIMEOUTS_OF_SERVICE], None)),
+    ),
+    field("body_limit", "Bytes of a request body, else 413; 0 is off.", Rule::Size(0..=1 << 50, at!(body_limit))),
+    field(
+        "upgrades",
+        "Protocols that a client may upgrade to.",
+        Rule::List(PROTOCOL, |to, node, reader| upgrades(&mut to.upgrades, node, reader), |of| of.upgrades.clone()),
+    ),
+];
+
+const OF_UPSTREAMS: &[Field<Settings>] = &[
+    field("url", "http://host[:port][/path].", Rule::Apart(Apart::Url)),
+    field("weight", "Its share of the turns; 0 gives it none.", Rule::Count(0..=1000, at!(weight))),
+    field("backup", "It serves only when no other can.", Rule::Flag(at!(backup))),
+    field(
+        "circuit_breaker",
+        "When this upstream is skipped, and when it is tried again.",
+        Rule::Mapping(&part!(Part, Settings.breaker, &[BREAKER, BREAKER_OF_UPSTREAM], Some(check_breaker))),
+    ),
+    field(
+        "timeouts",
+        "How long this upstream may take.",
+        Rule::Mapping(&part!(Part, Settings, &[TIMEOUTS, TIMEOUTS_OF_UPSTREAM], None)),
+    ),
+    field(
+        "max_requests",
+        "Concurrent requests of the process to it; 0 is off.",
+        Rule::Count(0..=1_000_000, at!(max_requests)),
+    ),
+];
+
+const OF_BOTH: &[Field<Settings>] = &[
+    field("pool", "Idle connections that are kept.", Rule::Mapping(&part!(Part, Settings.pool, POOL, None))),
+    field("headers", "What becomes of header fields.", Rule::Mapping(&part!(Part, Settings.host, HEADERS, None))),
+    field(
+        "health_check",
+        "Requests of the gateway's own that find out whether an upstream is well; false is off.",
+        Rule::Mapping(&part!(Optional, Settings.health, HEALTH_CHECK, Some(check_health))),
+    ),
+    field("dns", "Names of upstreams.", Rule::Mapping(&part!(Part, Settings.dns, DNS, None))),
+];
 
 /// Probes at once, and successes that close: each probe is a request that may fail.
 const MOST_PROBES: u64 = 100;
 
-const CIRCUIT_BREAKER: Rule<Settings> = Rule::Node(|settings, node, reader| {
-    reader.mapping(node, BREAKER_FIELDS, &mut settings.breaker);
-    if settings.breaker.max_cooldown.is_some_and(|most| most < settings.breaker.cooldown) {
-        let fault = Fault::new("max_cooldown is shorter than cooldown");
-        reader.error(place(node, &["max_cooldown", "cooldown"]), fault);
-    }
-    if settings.breaker.slow_rate > 0 && settings.breaker.slow_after.is_none() {
-        let fault = Fault::new("slow_rate has no effect without slow_after");
-        reader.error(place(node, &["slow_rate"]), fault);
-    }
-    if let Some(code) = settings.breaker.failure_on.shared_status(&settings.breaker.neutral_on) {
-        let fault = Fault::new(format!("status {code} is both in failure_on and in neutral_on"));
-        reader.error(place(node, &["neutral_on", "failure_on"]), fault);
-    }
-});
-
-const UPSTREAM_BREAKER: Rule<Settings> = Rule::Node(|settings, node, reader| {
-    let service = settings.breaker.when_all_open;
-    let Rule::Node(read) = CIRCUIT_BREAKER else { return };
-    read(settings, node, reader);
-    settings.breaker.when_all_open = service;
-    if let Some(at) = node.find("when_all_open") {
-        let fault = Fault::new("when_all_open has no place in an upstream");
-        reader.error(at, fault.help("it is about all upstreams of a service: it belongs beside upstreams"));
-    }
-});
-
-/// The first of these keys that a mapping has, or the mapping.
-fn place<'a>(node: &'a Node, keys: &[&str]) -> &'a Node {
-    keys.iter().find_map(|key| node.find(key)).unwrap_or(node)
-}
-
-const BREAKER_FIELDS: &[Field<CircuitBreaker>] = &[
+const BREAKER: &[Field<CircuitBreaker>] = &[
     field(
         "enabled",
-        Rule::Flag(|breaker, on| {
+        "Whether there is one.",
+        Rule::Flag(Lens {
             // `mode` may have been read before.
-            breaker.mode = match (on, breaker.mode) {
-                (false, _) => Mode::Off,
-                (true, Mode::Off) => Mode::Enforce,
-                (true, mode) => mode,
-            }
+            set: |breaker, on| {
+                breaker.mode = match (on, breaker.mode) {
+                    (false, _) => Mode::Off,
+                    (true, Mode::Off) => Mode::Enforce,
+                    (true, mode) => mode,
+                }
+            },
+            get: |breaker| Some(breaker.mode != Mode::Off),
         }),
     ),
-    field("mode", Rule::Text(breaker_mode)),
-    field("failure_threshold", Rule::Count(1..=1_000_000, |breaker, count| breaker.failure_threshold = count as u32)),
-    field("cooldown", Rule::Duration(MONTH, |breaker, value| breaker.cooldown = value)),
-    field("backoff", Rule::Factor(100..=10_000, |breaker, value| breaker.backoff = value)),
-    field("max_cooldown", Rule::Duration(MONTH, |breaker, value| breaker.max_cooldown = Some(value))),
-    field("jitter", Rule::Percent(|breaker, value| breaker.jitter = value)),
-    field("half_open_probes", Rule::Count(1..=MOST_PROBES, |breaker, count| breaker.half_open_probes = count as u32)),
-    field("success_threshold", Rule::Count(1..=MOST_PROBES, |breaker, count| breaker.success_threshold = count as u32)),
-    field("probe_timeout", Rule::Duration(DAY, |breaker, value| breaker.probe_timeout = Some(value))),
-    field("failure_on", Rule::Node(|breaker, node, reader| causes(&mut breaker.failure_on, node, reader, &[]))),
+    field(
+        "mode",
+        "Whether it skips its upstream, or only says that it would.",
+        Rule::Word(&OneOf {
+            words: &[("enforce", Mode::Enforce), ("observe", Mode::Observe)],
+            set: |breaker: &mut CircuitBreaker, mode| {
+                if breaker.mode != Mode::Off {
+                    breaker.mode = mode;
+                }
+            },
+            get: |breaker| if breaker.mode == Mode::Off { Mode::Enforce } else { breaker.mode },
+        }),
+    ),
+    field(
+        "failure_threshold",
+        "Failures in a row; exactly this one opens.",
+        Rule::Count(1..=1_000_000, at!(failure_threshold)),
+    ),
+    field("cooldown", "From the opening failure to the probe.", Rule::Duration(TO_MONTH, at!(cooldown))),
+    field(
+        "backoff",
+        "Factor by which each re-opening in a row lengthens the cooldown.",
+        Rule::Factor(100..=10_000, at!(backoff)),
+    ),
+    field(
+        "max_cooldown",
+        "What the cooldown grows to at most; without it, it does not grow.",
+        Rule::Duration(TO_MONTH, at!(max_cooldown)),
+    ),
+    field("jitter", "Share of the cooldown that chance may add.", Rule::Percent(at!(jitter))),
+    field("half_open_probes", "Probes at once.", Rule::Count(1..=MOST_PROBES, at!(half_open_probes))),
+    field("success_threshold", "Good probes that close it.", Rule::Count(1..=MOST_PROBES, at!(success_threshold))),
+    field(
+        "probe_timeout",
+        "How long a probe may take before another is sent; without it, what timeouts allow for an answer.",
+        Rule::Duration(TO_DAY, at!(probe_timeout)),
+    ),
+    field(
+        "failure_on",
+        "What counts as a failure: classes, status codes, ranges of them. 5xx leaves out 501 and 505.",
+        Rule::List(
+            Form { words: || Class::ALL.map(Class::word).to_vec(), ..STATUS },
+            |breaker, node, reader| causes(&mut breaker.failure_on, node, reader, &[]),
+            |breaker| show_causes(&breaker.failure_on),
+        ),
+    ),
     field(
         "neutral_on",
-        Rule::Node(|breaker, node, reader| causes(&mut breaker.neutral_on, node, reader, ALWAYS_NEUTRAL)),
+        "What counts as nothing. That clients leave or are refused never counts, listed or not.",
+        Rule::List(
+            Form { words: || [ALWAYS_NEUTRAL, &Class::ALL.map(Class::word)].concat(), ..STATUS },
+            |breaker, node, reader| causes(&mut breaker.neutral_on, node, reader, ALWAYS_NEUTRAL),
+            |breaker| {
+                let always = ALWAYS_NEUTRAL.iter().map(|word| (*word).to_owned());
+                always.chain(show_causes(&breaker.neutral_on)).collect()
+            },
+        ),
     ),
-    field("failure_rate", Rule::Percent(|breaker, value| breaker.failure_rate = value)),
-    field("window", Rule::Node(|breaker, node, reader| window(&mut breaker.window, node, reader))),
-    field("min_requests", Rule::Count(1..=30_000, |breaker, count| breaker.min_requests = count as u32)),
+    field("failure_rate", "Share of failures in the window that opens; 0% is off.", Rule::Percent(at!(failure_rate))),
+    field("window", "What both rates look at.", Rule::Duration(WINDOW, at!(window))),
     field(
-        "slow_after",
-        Rule::DurationOrZero(DAY, |breaker, value| breaker.slow_after = (!value.is_zero()).then_some(value)),
+        "min_requests",
+        "Outcomes in the window below which no rate is judged.",
+        Rule::Count(1..=30_000, at!(min_requests)),
     ),
-    field("slow_rate", Rule::Percent(|breaker, value| breaker.slow_rate = value)),
-    field("when_all_open", Rule::Text(when_all_open)),
+    field("slow_after", "From where on an answer is slow; 0 is off.", Rule::DurationOrZero(TO_DAY, at!(slow_after))),
+    field(
+        "slow_rate",
+        "Share of slow answers in the window that opens; 0% makes each of them a failure.",
+        Rule::Percent(at!(slow_rate)),
+    ),
 ];
+
+const BREAKER_OF_SERVICE: &[Field<CircuitBreaker>] = &[field(
+    "when_all_open",
+    "What becomes of a request then: 503, an early probe, or sent as if no breaker were there.",
+    Rule::Word(&OneOf {
+        words: &[("reject", WhenAllOpen::Reject), ("probe", WhenAllOpen::Probe), ("ignore", WhenAllOpen::Ignore)],
+        set: |breaker: &mut CircuitBreaker, what| breaker.when_all_open = what,
+        get: |breaker| breaker.when_all_open,
+    }),
+)];
+
+const BREAKER_OF_UPSTREAM: &[Field<CircuitBreaker>] =
+    &[elsewhere("when_all_open", "it is about all upstreams of a service: it belongs beside upstreams")];
 
 /// Words that `neutral_on` may have because they are neutral anyway.
 const ALWAYS_NEUTRAL: &[&str] = &["client_abort", "rejected"];
 
-fn breaker_mode(breaker: &mut CircuitBreaker, text: &str) -> Result<(), Fault> {
-    let mode = *one_of("mode", text, &[("enforce", Mode::Enforce), ("observe", Mode::Observe)])?;
-    if breaker.mode != Mode::Off {
-        breaker.mode = mode;
+fn check_breaker(breaker: &CircuitBreaker, node: &Node, fine: bool, reader: &mut Reader<'_>) {
+    if !fine {
+        return;
     }
-    Ok(())
-}
-
-fn when_all_open(breaker: &mut CircuitBreaker, text: &str) -> Result<(), Fault> {
-    let words = [("reject", WhenAllOpen::Reject), ("probe", WhenAllOpen::Probe), ("ignore", WhenAllOpen::Ignore)];
-    breaker.when_all_open = *one_of("when_all_open", text, &words)?;
-    Ok(())
-}
-
-/// A tenth of it is the smallest step of the window.
-fn window(window: &mut Duration, node: &Node, reader: &mut Reader<'_>) {
-    let Some(value) = reader.duration(node, DAY, false) else { return };
-    if value < Duration::from_millis(100) {
-        return reader.error(node, Fault::new("window must be at least 100ms"));
+    if breaker.max_cooldown.is_some_and(|most| most < breaker.cooldown) {
+        let fault = Fault::new("max_cooldown is shorter than cooldown");
+        reader.findings.error(place(node, &["max_cooldown", "cooldown"]), fault);
     }
-    *window = value;
-}
-
-/// What `text` names among `words`.
-fn one_of<'w, T>(key: &str, text: &str, words: &'w [(&'static str, T)]) -> Result<&'w T, Fault> {
-    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-        return Ok(value);
+    if breaker.slow_rate > 0 && breaker.slow_after.is_none() {
+        let fault = Fault::new("slow_rate has no effect without slow_after");
+        reader.findings.error(place(node, &["slow_rate", "slow_after"]), fault);
     }
-    let names = || words.iter().map(|(word, _)| *word);
-    let fault = Fault::new(format!("{key} {} is none of {}", quote(text), names().collect::<Vec<_>>().join(", ")));
-    Err(did_you_mean(text, names()).into_iter().fold(fault, Fault::help))
+    if let Some(code) = breaker.failure_on.shared_status(&breaker.neutral_on) {
+        let fault = Fault::new(format!("status {code} is both in failure_on and in neutral_on"));
+        reader.findings.error(place(node, &["neutral_on", "failure_on"]), fault);
+    }
 }
 
-const LOAD_BALANCING: Rule<Settings> = Rule::Node(|settings, node, reader| {
-    reader.mapping(node, BALANCING_FIELDS, &mut settings.balancing);
-    let hashes = settings.balancing.policy == balance::Policy::Hash;
-    if hashes && settings.balancing.hash_on.is_none() && node.find("hash_on").is_none() {
+/// Where the value of the first of these keys stands that a mapping has, or the mapping.
+fn place(node: &Node, keys: &[&str]) -> At {
+    keys.iter().find_map(|key| node.find(key)).unwrap_or(node).at
+}
+
+const BALANCING: Table<Balancing> = &[&[
+    field(
+        "policy",
+        "In turns; by fewest requests under way; the better of two that chance names; by chance; by a key.",
+        Rule::Word(&OneOf {
+            words: &POLICIES,
+            set: |balancing: &mut Balancing, policy| balancing.policy = policy,
+            get: |balancing| balancing.policy,
+        }),
+    ),
+    field(
+        "hash_on",
+        "What the policy hash makes its key of.",
+        Rule::Text(
+            Form {
+                words: || vec!["client_ip", "path"],
+                ..Form::pattern("^(header|cookie):[!#-'*+.0-9A-Z^-z|~-]{1,256}$")
+            },
+            hash_on,
+            |balancing| balancing.hash_on.as_ref().map(show_hash_on),
+        ),
+    ),
+    field(
+        "slow_start",
+        "How long an upstream that is new or well again is spared; 0 is off.",
+        Rule::DurationOrZero(TO_DAY, at!(slow_start)),
+    ),
+]];
+
+const POLICIES: [(&str, balance::Policy); balance::Policy::ALL.len()] = {
+    let mut words = [("", balance::Policy::RoundRobin); balance::Policy::ALL.len()];
+    let mut at = 0;
+    while at < words.len() {
+        words[at] = (balance::Policy::ALL[at].word(), balance::Policy::ALL[at]);
+        at += 1;
+    }
+    words
+};
+
+fn check_balancing(balancing: &Balancing, node: &Node, fine: bool, reader: &mut Reader<'_>) {
+    let hashes = balancing.policy == balance::Policy::Hash;
+    if !fine {
+        return;
+    }
+    if hashes && balancing.hash_on.is_none() {
         let fault = Fault::new("policy hash needs hash_on");
-        reader.error(place(node, &["policy"]), fault.help(HASH_WORDS));
+        reader.findings.error(place(node, &["policy"]), fault.help(HASH_WORDS));
     } else if !hashes && let Some(at) = node.find("hash_on") {
-        reader.error(at, Fault::new("hash_on has no effect without policy: hash"));
+        reader.findings.error(at.at, Fault::new("hash_on has no effect without policy: hash"));
     }
-});
-
-const BALANCING_FIELDS: &[Field<Balancing>] = &[
-    field("policy", Rule::Text(policy)),
-    field("hash_on", Rule::Text(hash_on)),
-    field("slow_start", Rule::DurationOrZero(DAY, |balancing, value| balancing.slow_start = value)),
-];
-
-fn policy(balancing: &mut Balancing, text: &str) -> Result<(), Fault> {
-    balancing.policy = *one_of("policy", text, &balance::Policy::ALL.map(|policy| (policy.word(), policy)))?;
-    Ok(())
 }
 
 const HASH_WORDS: &str = "hash_on is client_ip, path, header:NAME or cookie:NAME";
@@ -286,22 +374,53 @@ fn hash_on(balancing: &mut Balancing, text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-const RETRIES: Rule<Settings> =
-    Rule::Node(|settings, node, reader| reader.mapping(node, RETRY_FIELDS, &mut settings.retries));
+fn show_hash_on(hash_on: &HashOn) -> String {
+    match hash_on {
+        HashOn::ClientIp => "client_ip".to_owned(),
+        HashOn::Path => "path".to_owned(),
+        HashOn::Header(name) => format!("header:{name}"),
+        HashOn::Cookie(name) => format!("cookie:{name}"),
+    }
+}
 
-const RETRY_FIELDS: &[Field<retry::Policy>] = &[
-    field("attempts", Rule::Count(0..=15, |retries, count| retries.attempts = count as u8)),
-    field("on", Rule::Node(retry_on)),
-    field("methods", Rule::Node(|retries, node, reader| methods(&mut retries.methods, node, reader))),
-    field("budget", Rule::Percent(|retries, value| retries.budget = value)),
-    field("budget_min", Rule::Count(0..=1_000_000, |retries, count| retries.budget_min = count as u32)),
-    field("body_limit", Rule::Size(0..=16 << 20, |retries, bytes| retries.body_limit = bytes as u64)),
+const RETRIES: Table<retry::Policy> = &[&[
+    field("attempts", "Extra tries; 0 is off.", Rule::Count(0..=15, at!(attempts))),
+    field(
+        "on",
+        "What may be followed by another try: classes but cut, status codes, ranges of them.",
+        Rule::List(
+            Form { words: || Class::ALL.into_iter().filter(|c| *c != Class::Cut).map(Class::word).collect(), ..STATUS },
+            retry_on,
+            |retries| show_causes(&retries.on),
+        ),
+    ),
+    field(
+        "methods",
+        "Methods that may be repeated although the upstream may have got the request.",
+        Rule::List(
+            METHOD,
+            |retries, node, reader| methods(&mut retries.methods, node, reader),
+            |retries| retries.methods.clone(),
+        ),
+    ),
+    field("budget", "Share of a retry that each request saves up.", Rule::Percent(at!(budget))),
+    field(
+        "budget_min",
+        "Retries per second that are always allowed, on each core.",
+        Rule::Count(0..=1_000_000, at!(budget_min)),
+    ),
+    field("body_limit", "A request with a larger body is not sent again.", Rule::Size(0..=16 << 20, at!(body_limit))),
     field(
         "per_try_timeout",
-        Rule::DurationOrZero(DAY, |retries, value| retries.per_try_timeout = (!value.is_zero()).then_some(value)),
+        "How long one try may take to its response head; 0 leaves it to timeouts.",
+        Rule::DurationOrZero(TO_DAY, at!(per_try_timeout)),
     ),
-    field("backoff", Rule::DurationOrZero(DAY, |retries, value| retries.backoff = (!value.is_zero()).then_some(value))),
-];
+    field(
+        "backoff",
+        "The wait before the first retry, which doubles with each; 0 is none.",
+        Rule::DurationOrZero(TO_DAY, at!(backoff)),
+    ),
+]];
 
 fn retry_on(retries: &mut retry::Policy, node: &Node, reader: &mut Reader<'_>) {
     causes(&mut retries.on, node, reader, &[]);
@@ -310,6 +429,9 @@ fn retry_on(retries: &mut retry::Policy, node: &Node, reader: &mut Reader<'_>) {
         reader.error(node, fault);
     }
 }
+
+const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"];
+const METHOD: Form = Form { words: || METHODS.to_vec(), ..Form::pattern("^[!#-'*+.0-9A-Z^-z|~-]{1,32}$") };
 
 fn methods(methods: &mut Vec<String>, node: &Node, reader: &mut Reader<'_>) {
     let Value::List(items) = &node.value else {
@@ -329,48 +451,53 @@ fn methods(methods: &mut Vec<String>, node: &Node, reader: &mut Reader<'_>) {
 
 /// Methods are told apart by case (RFC 9110 section 9.1).
 fn check_method(text: &str) -> Result<(), Fault> {
-    let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"];
     if text.len() > 32 || !crate::http::fields::is_token(text.as_bytes()) {
         return Err(Fault::new(format!("{} is not a method", quote(text))));
     }
-    match known.into_iter().find(|known| *known != text && known.eq_ignore_ascii_case(text)) {
-        Some(meant) => Err(Fault::new(format!("method {} is misspelt", quote(text))).help(format!("write {meant}"))),
+    match METHODS.into_iter().find(|known| *known != text && known.eq_ignore_ascii_case(text)) {
+        Some(meant) => Err(Fault::new(format!("{} is misspelt", quote(text))).help(format!("write {meant}"))),
         None => Ok(()),
     }
 }
 
-const HEALTH_CHECK: Field<Settings> = field("health_check", Rule::Node(health_check));
+const HEALTH_CHECK: Table<HealthCheck> = &[&[
+    field(
+        "path",
+        "Path and query that are asked for, below the upstream's own path. It has no default.",
+        Rule::Text(Form::pattern("^/[!\"$-~]*$"), check_path, |check| {
+            (!check.path.is_empty()).then(|| check.path.clone())
+        }),
+    ),
+    field("method", "Its method.", Rule::Text(METHOD, check_with, |check| Some(check.method.clone()))),
+    field("interval", "Between two checks.", Rule::Duration(TO_DAY, at!(interval))),
+    field("timeout", "For a whole check.", Rule::Duration(TO_DAY, at!(timeout))),
+    field("unhealthy", "Failed checks in a row that open the breaker.", Rule::Count(1..=1000, at!(unhealthy))),
+    field("healthy", "Good ones in a row that close it.", Rule::Count(1..=1000, at!(healthy))),
+    field(
+        "expect",
+        "Status codes, and ranges of them, that are good.",
+        Rule::OneOrMore(
+            STATUS,
+            |check, node, reader| statuses(&mut check.expect, node, reader),
+            |check| show_causes(&check.expect),
+        ),
+    ),
+    field(
+        "when",
+        "Whether only upstreams whose breaker is open are checked.",
+        Rule::Word(&OneOf {
+            words: &[("always", false), ("open", true)],
+            set: |check: &mut HealthCheck, only| check.only_open = only,
+            get: |check| check.only_open,
+        }),
+    ),
+]];
 
-fn health_check(settings: &mut Settings, node: &Node, reader: &mut Reader<'_>) {
-    if reader.is_false(node) {
-        settings.health = None;
-        return;
-    }
-    let mut check = settings.health.take().unwrap_or_default();
-    reader.mapping(node, HEALTH_FIELDS, &mut check);
+fn check_health(check: &HealthCheck, node: &Node, _: bool, reader: &mut Reader<'_>) {
     if check.path.is_empty() && node.find("path").is_none() {
         reader.error(node, Fault::new("a health_check needs a path").help("such as {path: /healthz}"));
     }
-    settings.health = Some(check);
 }
-
-const HEALTH_FIELDS: &[Field<HealthCheck>] = &[
-    field("path", Rule::Text(check_path)),
-    field(
-        "method",
-        Rule::Text(|check, text| {
-            check_method(text)?;
-            text.clone_into(&mut check.method);
-            Ok(())
-        }),
-    ),
-    field("interval", Rule::Duration(DAY, |check, value| check.interval = value)),
-    field("timeout", Rule::Duration(DAY, |check, value| check.timeout = value)),
-    field("unhealthy", Rule::Count(1..=1000, |check, count| check.unhealthy = count as u32)),
-    field("healthy", Rule::Count(1..=1000, |check, count| check.healthy = count as u32)),
-    field("expect", Rule::Node(|check, node, reader| statuses(&mut check.expect, node, reader))),
-    field("when", Rule::Text(check_when)),
-];
 
 fn check_path(check: &mut HealthCheck, text: &str) -> Result<(), Fault> {
     let printable = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
@@ -382,117 +509,163 @@ fn check_path(check: &mut HealthCheck, text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-fn check_when(check: &mut HealthCheck, text: &str) -> Result<(), Fault> {
-    check.only_open = *one_of("when", text, &[("always", false), ("open", true)])?;
+fn check_with(check: &mut HealthCheck, text: &str) -> Result<(), Fault> {
+    check_method(text)?;
+    text.clone_into(&mut check.method);
     Ok(())
 }
 
-const DNS: Field<Settings> =
-    field("dns", Rule::Node(|settings, node, reader| reader.mapping(node, DNS_FIELDS, &mut settings.dns)));
-
-const DNS_FIELDS: &[Field<Dns>] = &[
-    field("refresh", Rule::DurationOrZero(DAY, |dns, value| dns.refresh = value)),
-    field("stale", Rule::DurationOrZero(MONTH, |dns, value| dns.stale = value)),
-];
-
-const EXCHANGE_TIMEOUTS: Rule<Settings> =
-    Rule::Node(|settings, node, reader| reader.mapping(node, EXCHANGE_TIMEOUT_FIELDS, settings));
-
-const ATTEMPT_TIMEOUTS: Rule<Settings> =
-    Rule::Node(|settings, node, reader| reader.mapping(node, ATTEMPT_TIMEOUT_FIELDS, settings));
-
-const EXCHANGE_TIMEOUT_FIELDS: &[Field<Settings>] = &[
-    CONNECT,
-    RESPONSE,
-    IDLE,
+const DNS: Table<Dns> = &[&[
     field(
-        "total",
-        Rule::DurationOrZero(DAY, |settings, value| settings.total_timeout = (!value.is_zero()).then_some(value)),
+        "refresh",
+        "How often a name is asked for again; 0 only at start and reload.",
+        Rule::DurationOrZero(TO_DAY, at!(refresh)),
     ),
-    STREAM,
+    field(
+        "stale",
+        "How long its last addresses are used while it does not resolve; 0 is for ever.",
+        Rule::DurationOrZero(TO_MONTH, at!(stale)),
+    ),
+]];
+
+const TIMEOUTS: &[Field<Settings>] = &[
+    field("connect", "For each address, until it is connected.", Rule::Duration(TO_DAY, at!(timeouts.connect))),
+    field(
+        "response",
+        "From the last request byte to the end of the response head.",
+        Rule::Duration(TO_DAY, at!(timeouts.response)),
+    ),
+    field("idle", "Between bytes, both ways.", Rule::Duration(TO_DAY, at!(timeouts.idle))),
+    field(
+        "stream",
+        "Instead of idle for tunnels and text/event-stream.",
+        Rule::Duration(TO_MONTH, at!(timeouts.stream)),
+    ),
 ];
 
-const ATTEMPT_TIMEOUT_FIELDS: &[Field<Settings>] = &[
-    CONNECT,
-    RESPONSE,
-    IDLE,
-    STREAM,
-    field("total", Rule::Elsewhere("it spans all attempts: it belongs in timeouts of the service")),
-];
+const TIMEOUTS_OF_SERVICE: &[Field<Settings>] =
+    &[field("total", "A whole exchange; 0 is off.", Rule::DurationOrZero(TO_DAY, at!(total_timeout)))];
 
-const CONNECT: Field<Settings> =
-    field("connect", Rule::Duration(DAY, |settings, value| settings.timeouts.connect = value));
-const RESPONSE: Field<Settings> =
-    field("response", Rule::Duration(DAY, |settings, value| settings.timeouts.response = value));
-const IDLE: Field<Settings> = field("idle", Rule::Duration(DAY, |settings, value| settings.timeouts.idle = value));
-const STREAM: Field<Settings> =
-    field("stream", Rule::Duration(MONTH, |settings, value| settings.timeouts.stream = value));
+const TIMEOUTS_OF_UPSTREAM: &[Field<Settings>] =
+    &[elsewhere("total", "it spans all attempts: it belongs in timeouts of the service")];
 
-const POOL: Rule<Settings> = Rule::Node(|settings, node, reader| reader.mapping(node, POOL_FIELDS, &mut settings.pool));
+const POOL: Table<Pool> = &[&[
+    field("idle", "How long an idle connection is kept; 0 keeps none.", Rule::DurationOrZero(TO_DAY, at!(idle))),
+    field(
+        "max_idle",
+        "How many are kept per upstream and core; 0 keeps none.",
+        Rule::Count(0..=1_000_000, at!(max_idle)),
+    ),
+]];
 
-const POOL_FIELDS: &[Field<Pool>] = &[
-    field("idle", Rule::DurationOrZero(DAY, |pool, value| pool.idle = value)),
-    field("max_idle", Rule::Count(0..=1_000_000, |pool, count| pool.max_idle = count as usize)),
-];
-
-const HEADERS: Rule<Settings> =
-    Rule::Node(|settings, node, reader| reader.mapping(node, HEADER_FIELDS, &mut settings.host));
-
-const HEADER_FIELDS: &[Field<HostHeader>] = &[field("host", Rule::Text(host))];
+const HEADERS: Table<HostHeader> = &[&[field(
+    "host",
+    "The Host that an upstream sees: that of its URL, the client's, or this one.",
+    Rule::Text(
+        Form {
+            words: || vec!["upstream", "client"],
+            ..Form::pattern("^(\\[[0-9A-Fa-f:.]+\\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?$")
+        },
+        host,
+        |host| {
+            Some(match host {
+                HostHeader::Upstream => "upstream".to_owned(),
+                HostHeader::Client => "client".to_owned(),
+                HostHeader::Literal(text) => text.clone(),
+            })
+        },
+    ),
+)]];
 
 /// `gateway`.
-pub(super) const GATEWAY: &[Field<Process>] = &[
-    field("listen", Rule::Node(|process, node, reader| listen(&mut process.gateway.listen, node, reader))),
-    field("workers", Rule::CountOrAuto(1..=512, |process, count| process.gateway.workers = count)),
-    field("client", Rule::Node(|process, node, reader| reader.mapping(node, CLIENT, &mut process.gateway.client))),
-    field("limits", Rule::Node(|process, node, reader| limits(&mut process.gateway.limits, node, reader))),
-    field("drain", Rule::Node(|process, node, reader| reader.mapping(node, DRAIN, &mut process.gateway))),
-    field("log", Rule::Node(|process, node, reader| reader.mapping(node, LOG, &mut process.gateway))),
-    field("reload", Rule::Node(|process, node, reader| reader.mapping(node, RELOAD, &mut process.gateway.reload))),
-    field("defaults", Rule::Node(|process, node, reader| reader.mapping(node, DEFAULTS, &mut process.defaults))),
-    field("upstreams", Rule::Elsewhere("a service of the name gateway is written as a list of URLs")),
-];
+pub(super) const GATEWAY: Table<Process> = &[&[
+    field(
+        "listen",
+        "Addresses to listen on: 127.0.0.1:8000, [::1]:8000, :8000 for every IPv4 address.",
+        Rule::OneOrMore(
+            Form::pattern("^(\\[[0-9A-Fa-f:.]+\\]|[0-9.]+|localhost)?:[0-9]{1,5}$"),
+            |process, node, reader| listen(&mut process.gateway.listen, node, reader),
+            |process| process.gateway.listen.iter().map(ToString::to_string).collect(),
+        ),
+    ),
+    field("workers", "Event loops; auto is one per core.", Rule::CountOrAuto(1..=512, at!(gateway.workers))),
+    field("client", "How long a client may take.", Rule::Mapping(&part!(Part, Process.gateway.client, CLIENT, None))),
+    field("limits", "Bounds.", Rule::Mapping(&part!(Part, Process.gateway.limits, LIMITS, Some(check_limits)))),
+    field("drain", "How the gateway ends.", Rule::Mapping(&part!(Part, Process.gateway, DRAIN, None))),
+    field("log", "What is logged.", Rule::Mapping(&part!(Part, Process.gateway, LOG, None))),
+    field(
+        "reload",
+        "Whether the file is reloaded by itself when its content changes.",
+        Rule::Mapping(&part!(Part, Process.gateway.reload, RELOAD, None)),
+    ),
+    field(
+        "defaults",
+        "Settings that every service begins with.",
+        Rule::Mapping(&part!(Part, Process.defaults, DEFAULTS, None)),
+    ),
+    elsewhere("upstreams", "a service of the name gateway is written as a list of URLs"),
+]];
 
-const CLIENT: &[Field<Client>] = &[
-    field("header_timeout", Rule::Duration(DAY, |client, value| client.header_timeout = value)),
-    field("body_idle", Rule::Duration(DAY, |client, value| client.body_idle = value)),
-    field("keep_alive", Rule::Duration(DAY, |client, value| client.keep_alive = value)),
-    field("min_rate", Rule::Size(0..=1 << 30, |client, bytes| client.min_rate = bytes as u64)),
-    field("half_close", Rule::Flag(|client, value| client.half_close = value)),
-];
+const CLIENT: Table<Client> = &[&[
+    field("header_timeout", "For a whole head, from its first byte.", Rule::Duration(TO_DAY, at!(header_timeout))),
+    field("body_idle", "Between bytes of a body, both ways.", Rule::Duration(TO_DAY, at!(body_idle))),
+    field("keep_alive", "Between requests.", Rule::Duration(TO_DAY, at!(keep_alive))),
+    field(
+        "min_rate",
+        "Bytes per second that a client must send or take while it is waited for, after 5 s; 0 is off.",
+        Rule::Size(0..=1 << 30, at!(min_rate)),
+    ),
+    field("half_close", "A FIN after a complete request is no hang-up.", Rule::Flag(at!(half_close))),
+]];
 
-const LIMITS: &[Field<Limits>] = &[
-    field("connections", Rule::CountOrAuto(1..=10_000_000, |limits, count| limits.connections = count)),
-    field("header_bytes", Rule::Size(1 << 10..=1 << 20, |limits, bytes| limits.header_bytes = bytes)),
-    field("headers", Rule::Count(1..=256, |limits, count| limits.headers = count as usize)),
-    field("request_line", Rule::Size(64..=256 << 10, |limits, bytes| limits.request_line = bytes)),
-    field("buffer", Rule::Size(16 << 10..=16 << 20, |limits, bytes| limits.buffer = bytes)),
-];
+const LIMITS: Table<Limits> = &[&[
+    field(
+        "connections",
+        "Client connections; auto is three quarters of the descriptor limit.",
+        Rule::CountOrAuto(1..=10_000_000, at!(connections)),
+    ),
+    field("header_bytes", "Bytes of all fields of a head, else 431.", Rule::Size(1 << 10..=1 << 20, at!(header_bytes))),
+    field("headers", "Fields of a head, else 431.", Rule::Count(1..=256, at!(headers))),
+    field("request_line", "Bytes of the request line, else 414.", Rule::Size(64..=256 << 10, at!(request_line))),
+    field("buffer", "Bytes of a body held per direction.", Rule::Size(16 << 10..=16 << 20, at!(buffer))),
+]];
 
-const DRAIN: &[Field<Gateway>] =
-    &[field("timeout", Rule::Duration(DAY, |gateway, value| gateway.drain_timeout = value))];
+const DRAIN: Table<Gateway> = &[&[field(
+    "timeout",
+    "How long requests in flight may take to finish.",
+    Rule::Duration(TO_DAY, at!(drain_timeout)),
+)]];
 
-const LOG: &[Field<Gateway>] = &[field("level", Rule::Text(log_level))];
+const LOG: Table<Gateway> = &[&[field(
+    "level",
+    "How much.",
+    Rule::Word(&OneOf {
+        words: &[
+            ("off", LevelFilter::Off),
+            ("error", LevelFilter::Error),
+            ("warn", LevelFilter::Warn),
+            ("info", LevelFilter::Info),
+            ("debug", LevelFilter::Debug),
+            ("trace", LevelFilter::Trace),
+        ],
+        set: |gateway: &mut Gateway, level| gateway.log_level = level,
+        get: |gateway| gateway.log_level,
+    }),
+)]];
 
-const RELOAD: &[Field<Reload>] = &[
-    field("watch", Rule::Flag(|reload, value| reload.watch = value)),
-    field("debounce", Rule::Duration(MINUTE, |reload, value| reload.debounce = value)),
-    field("poll", Rule::DurationOrZero(DAY, |reload, value| reload.poll = (!value.is_zero()).then_some(value))),
-];
-
-const LEVELS: [(&str, LevelFilter); 6] = [
-    ("off", LevelFilter::Off),
-    ("error", LevelFilter::Error),
-    ("warn", LevelFilter::Warn),
-    ("info", LevelFilter::Info),
-    ("debug", LevelFilter::Debug),
-    ("trace", LevelFilter::Trace),
-];
-
-fn log_level(gateway: &mut Gateway, text: &str) -> Result<(), Fault> {
-    gateway.log_level = *one_of("level", text, &LEVELS)?;
-    Ok(())
-}
+const RELOAD: Table<Reload> = &[&[
+    field("watch", "The system is asked to tell of changes.", Rule::Flag(at!(watch))),
+    field(
+        "debounce",
+        "How long a changed content must stay the same before it is taken over.",
+        Rule::Duration(TO_MINUTE, at!(debounce)),
+    ),
+    field(
+        "poll",
+        "How often the file is read for that, besides or without watch; 0 is never.",
+        Rule::DurationOrZero(TO_DAY, at!(poll)),
+    ),
+]];
 
 /// A literal that differs from a keyword in case only is a slip: hosts are not told apart by case.
 fn host(host: &mut HostHeader, text: &str) -> Result<(), Fault> {
@@ -502,7 +675,7 @@ fn host(host: &mut HostHeader, text: &str) -> Result<(), Fault> {
         _ => {
             let words = ["upstream", "client"];
             if let Some(word) = words.into_iter().find(|word| word.eq_ignore_ascii_case(text)) {
-                return Err(Fault::new(format!("host {} is misspelt", quote(text))).help(format!("write {word}")));
+                return Err(Fault::new(format!("{} is misspelt", quote(text))).help(format!("write {word}")));
             }
             url::host_port(text).map_err(|fault| fault.help("host is upstream, client, or a host name"))?;
             HostHeader::Literal(text.to_owned())
@@ -534,11 +707,9 @@ fn listen(addresses: &mut Vec<SocketAddr>, node: &Node, reader: &mut Reader<'_>)
 }
 
 /// A whole head must fit into one buffer, or it could never be parsed.
-fn limits(limits: &mut Limits, node: &Node, reader: &mut Reader<'_>) {
-    let errors = reader.findings.errors();
-    reader.mapping(node, LIMITS, limits);
+fn check_limits(limits: &Limits, node: &Node, fine: bool, reader: &mut Reader<'_>) {
     let head = limits.header_bytes + limits.request_line;
-    if limits.buffer >= head || reader.findings.errors() > errors {
+    if limits.buffer >= head || !fine {
         return;
     }
     let show = |bytes: usize| units::show_size(bytes as u64);
@@ -548,9 +719,12 @@ fn limits(limits: &mut Limits, node: &Node, reader: &mut Reader<'_>) {
         show(limits.header_bytes),
         show(limits.request_line)
     ));
-    let place = ["buffer", "header_bytes", "request_line"].into_iter().find_map(|key| node.find(key));
-    reader.error(place.unwrap_or(node), fault.help(format!("raise buffer to at least {}", show(head))));
+    let at = place(node, &["buffer", "header_bytes", "request_line"]);
+    reader.findings.error(at, fault.help(format!("raise buffer to at least {}", show(head))));
 }
+
+const PROTOCOL: Form =
+    Form { words: || vec!["websocket"], ..Form::pattern("^(?![hH]2[cC]?$)[!#-'*+.0-9A-Z^-z|~-]{1,64}$") };
 
 /// Protocols that turn a connection into a tunnel. `h2c` is not among them: behind it requests would pass
 /// that the gateway has never seen.
@@ -607,6 +781,9 @@ fn cause(key: &str, set: &mut Causes, text: &str) -> Result<(), Fault> {
     Err(fault.help(did_you_mean(text, words).unwrap_or_else(known)))
 }
 
+/// A status, or a range of them.
+const STATUS: Form = Form { numbers: Some((100, 599)), ..Form::pattern("^[1-5][0-9]{2}(-[1-5][0-9]{2})?$") };
+
 /// Statuses and ranges of them, one or a list.
 fn statuses(set: &mut Causes, node: &Node, reader: &mut Reader<'_>) {
     let key = reader.key();
@@ -637,6 +814,24 @@ fn add_statuses(key: &str, set: &mut Causes, first: u16, last: u16) -> Result<()
     Ok(())
 }
 
+/// The shortest list that is read as this set: classes, then codes and ranges.
+fn show_causes(set: &Causes) -> Vec<String> {
+    let classes = Class::ALL.into_iter().filter(|class| set.counts_class(*class));
+    let mut shown: Vec<String> = classes.map(|class| class.word().to_owned()).collect();
+    let mut first = None;
+    for code in 100..=600 {
+        match (first, set.lists_status(code)) {
+            (None, true) => first = Some(code),
+            (Some(begin), false) => {
+                shown.push(if begin == code - 1 { begin.to_string() } else { format!("{begin}-{}", code - 1) });
+                first = None;
+            }
+            _ => {}
+        }
+    }
+    shown
+}
+
 /// `503`, or `500-599`.
 fn status_range(text: &str) -> Option<(u16, u16)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
@@ -660,8 +855,8 @@ pub(super) fn home(key: &str) -> Option<String> {
     Some(format!("{key} belongs in {place}"))
 }
 
-fn knows<T>(table: &[Field<T>], key: &str) -> bool {
-    table.iter().any(|field| field.key == key && !matches!(field.rule, Rule::Elsewhere(_)))
+fn knows<T>(table: Table<T>, key: &str) -> bool {
+    keys(table).any(|known| known == key)
 }
 
 impl Settings {

@@ -10,11 +10,11 @@ use super::schema::{self, Process, Settings};
 use super::suggest::did_you_mean;
 use super::tree::{Entry, Node, Value};
 use super::url;
-use crate::policy::balance::{MOST_TURNS, turns_needed};
+use crate::policy::balance::{MOST_TURNS, Policy, turns_needed};
 use std::collections::HashMap;
 
 /// Upstreams of one service.
-const MOST_UPSTREAMS: usize = 65_000;
+pub(super) const MOST_UPSTREAMS: usize = 65_000;
 
 /// Reads the whole file. What could not be read is missing or has its default; `reader.findings` tells.
 pub(super) fn config<'a>(root: &'a Node, reader: &mut Reader<'a>) -> Config {
@@ -89,6 +89,10 @@ fn service<'a>(entry: &'a Entry, defaults: &Settings, reader: &mut Reader<'a>) -
         reader.mapping(&entry.value, schema::SERVICE, &mut settings);
     }
     let upstreams = upstreams(entry, listed, &settings, reader);
+    if settings.balancing.policy != Policy::Hash {
+        // Inherited, and without effect: it is no part of what this service is.
+        settings.balancing.hash_on = None;
+    }
     let Settings { balancing, retries, breaker, total_timeout, body_limit, upgrades, .. } = settings;
     let when_all_open = breaker.when_all_open;
     let name = name.to_owned();

@@ -6,9 +6,10 @@ use crate::policy::breaker::Mode;
 use crate::policy::class::{Causes, Class};
 use proptest::prelude::*;
 use std::num::NonZeroUsize;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-fn env(name: &str) -> Option<String> {
+pub(super) fn env(name: &str) -> Option<String> {
     match name {
         "HOST" => Some("a.example".to_owned()),
         "FIVE" => Some("5".to_owned()),
@@ -18,21 +19,43 @@ fn env(name: &str) -> Option<String> {
     }
 }
 
-fn read(text: &str) -> Result<Loaded, Problems> {
+pub(super) fn read(text: &str) -> Result<Loaded, Problems> {
     parse("c.yaml", text, &env)
 }
 
+/// What a valid file says. The schema must accept the file, and the configuration as it is printed be the same.
 #[track_caller]
-fn good(text: &str) -> Config {
-    match read(text) {
+pub(super) fn good(text: &str) -> Config {
+    let config = match read(text) {
         Ok(loaded) => loaded.config,
         Err(problems) => panic!("{problems}"),
+    };
+    let printed = print(&config);
+    match read(&printed) {
+        Ok(again) => assert!(again.config == config, "{printed}"),
+        Err(problems) => panic!("{problems}\n{printed}"),
     }
+    for text in [text, &printed] {
+        assert_eq!(schema_says(text), Ok(()), "{text}");
+    }
+    config
+}
+
+/// What the schema has against a file.
+pub(super) fn schema_says(text: &str) -> Result<(), String> {
+    static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+        let schema = serde_json::from_str(&json_schema()).unwrap();
+        jsonschema::draft202012::new(&schema).unwrap()
+    });
+    let mut file: serde_yaml::Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
+    file.apply_merge().map_err(|error| error.to_string())?;
+    let file = serde_json::to_value(&file).map_err(|error| error.to_string())?;
+    SCHEMA.validate(&file).map_err(|error| format!("{}: {error}", error.instance_path()))
 }
 
 /// Every error as `line:column message`.
 #[track_caller]
-fn bad(text: &str) -> Vec<String> {
+pub(super) fn bad(text: &str) -> Vec<String> {
     let problems = read(text).expect_err("was accepted").0;
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
     errors.map(|error| format!("{}:{} {}", error.line, error.column, error.message)).collect()
@@ -148,7 +171,7 @@ fn circuit_breakers() {
         ("{max_cooldown: 5s}", "3:35 max_cooldown is shorter than cooldown"),
         ("{jitter: 20}", "3:29 jitter needs a percent sign: write \"20%\""),
         ("{half_open_probes: 0}", "3:39 half_open_probes must be from 1 to 100, not \"0\""),
-        ("{window: 10ms}", "3:29 window must be at least 100ms"),
+        ("{window: 10ms}", "3:29 window must be from 100ms to 24h, not \"10ms\""),
         ("{slow_rate: 50%}", "3:32 slow_rate has no effect without slow_after"),
         ("{neutral_on: [gone]}", "3:34 neutral_on has an unknown entry \"gone\""),
         ("{failure_on: [429], neutral_on: [429]}", "3:52 status 429 is both in failure_on and in neutral_on"),
@@ -176,8 +199,8 @@ fn retries() {
         ("{on: [cut]}", "3:17 on must not have cut: a response that has begun cannot be taken back"),
         ("{on: [conect]}", "3:18 on has an unknown entry \"conect\""),
         ("{methods: GET}", "3:22 methods must be a list"),
-        ("{methods: [get]}", "3:23 method \"get\" is misspelt"),
-        ("{methods: ['G T']}", "3:23 \"G T\" is not a method"),
+        ("{methods: [get]}", "3:23 methods: \"get\" is misspelt"),
+        ("{methods: ['G T']}", "3:23 methods: \"G T\" is not a method"),
         ("{budget: 20}", "3:21 budget needs a percent sign: write \"20%\""),
         ("{budget: 120%}", "3:21 budget must be from 0% to 100%, not \"120%\""),
         ("{body_limit: 5}", "3:25 body_limit needs a unit: write \"5B\" or \"5KiB\""),
@@ -236,8 +259,8 @@ fn host_headers() {
     }
     for (value, problem) in [
         ("'a b'", "3:19 \"a b\" is not a host name"),
-        ("Client", "3:19 host \"Client\" is misspelt"),
-        ("a:0", "3:19 port 0 cannot be connected to"),
+        ("Client", "3:19 host: \"Client\" is misspelt"),
+        ("a:0", "3:19 host: port 0 cannot be connected to"),
         ("'a/b'", "3:19 \"a/b\" is not a host name"),
         ("\"a\\r\\nb\"", "3:19 \"a\u{fffd}\u{fffd}b\" is not a host name"),
         ("true", "3:19 host must be text, not \"true\""),
@@ -255,7 +278,7 @@ fn gateway_listen() {
     assert_eq!(addresses(":8000"), ["0.0.0.0:8000"]);
     assert_eq!(addresses("[localhost:1, '[::1]:1']"), ["127.0.0.1:1", "[::1]:1"]);
     for (text, problem) in [
-        ("8000", "2:11 \"8000\" is a port without an address"),
+        ("8000", "2:11 listen: \"8000\" is a port without an address"),
         ("[]", "2:11 listen must have from 1 to 64 addresses"),
         ("", "2:9 listen has no value"),
         ("{a: b}", "2:11 listen must be a single value, not a mapping"),
@@ -315,8 +338,8 @@ fn limits_and_upgrades_of_a_service() {
     for (settings, problem) in [
         ("body_limit: 5", "3:15 body_limit needs a unit: write \"5B\" or \"5KiB\""),
         ("upgrades: websocket", "3:13 upgrades must be a list"),
-        ("upgrades: [h2c]", "3:14 requests inside of HTTP/2 cannot be checked: h2c is not let through"),
-        ("upgrades: ['a b']", "3:14 \"a b\" is not the name of a protocol"),
+        ("upgrades: [h2c]", "3:14 upgrades: requests inside of HTTP/2 cannot be checked: h2c is not let through"),
+        ("upgrades: ['a b']", "3:14 upgrades: \"a b\" is not the name of a protocol"),
         ("max_requests: 1", "3:3 max_requests has no place in service \"s\""),
     ] {
         assert_eq!(bad(&service(settings)), [problem]);
@@ -515,7 +538,7 @@ fn breakers_in_full() {
     );
     assert_eq!(
         bad("s: [{url: http://a, circuit_breaker: {when_all_open: probe}}]"),
-        ["1:54 when_all_open has no place in an upstream"]
+        ["1:39 when_all_open has no place in circuit_breaker of an upstream of service \"s\""]
     );
 }
 
@@ -573,7 +596,7 @@ fn health_checks_and_names() {
     for (text, problem) in [
         ("{interval: 1s}", "3:17 a health_check needs a path"),
         ("{path: healthz}", "3:24 path \"healthz\" is not a path"),
-        ("{path: /, method: get}", "3:35 method \"get\" is misspelt"),
+        ("{path: /, method: get}", "3:35 method: \"get\" is misspelt"),
         ("{path: /, expect: [99]}", "3:36 expect has an unknown entry \"99\""),
         ("{path: /, expect: []}", "3:35 expect has no status"),
         ("{path: /, when: never}", "3:33 when \"never\" is none of always, open"),
@@ -703,6 +726,117 @@ c.yaml:3:5: error: port 0 cannot be connected to
     ("s:\n  - http://a\n  - {url: http://A/, headers: {host: client}}\n", r#"c.yaml:3:5: error: "http://A/" is listed twice with different settings
     3 |   - {url: http://A/, headers: {host: client}}
       |     ^ one URL has one circuit breaker and one pool; it stands on line 2 already"#),
+    ("s: {upstreams: [http://a], circuit_breaker: {jitter: 20, failure_rate: 120%, slow_rate: half}}\n", r#"c.yaml:1:54: error: jitter needs a percent sign: write "20%"
+    1 | s: {upstreams: [http://a], circuit_breaker: {jitter: 20, failure_rate: 120%, slow_rate: half}}
+      |                                                      ^^
+c.yaml:1:72: error: failure_rate must be from 0% to 100%, not "120%"
+    1 | s: {upstreams: [http://a], circuit_breaker: {jitter: 20, failure_rate: 120%, slow_rate: half}}
+      |                                                                        ^^^^
+c.yaml:1:89: error: slow_rate is not a share: "half"
+    1 | s: {upstreams: [http://a], circuit_breaker: {jitter: 20, failure_rate: 120%, slow_rate: half}}
+      |                                                                                         ^^^^ write "20%" or "0.2""#),
+    ("s: {upstreams: [http://a], circuit_breaker: {backoff: 0.5}}\nt: {upstreams: [http://a], circuit_breaker: {backoff: twice}}\n", r#"c.yaml:1:55: error: backoff must be from 1 to 100, not "0.5"
+    1 | s: {upstreams: [http://a], circuit_breaker: {backoff: 0.5}}
+      |                                                       ^^^
+c.yaml:2:55: error: backoff must be a number, not "twice"
+    2 | t: {upstreams: [http://a], circuit_breaker: {backoff: twice}}
+      |                                                       ^^^^^ such as 2 or 1.5"#),
+    ("s: {upstreams: [http://a], circuit_breaker: {mode: enforced, when_all_open: panic}}\n", r#"c.yaml:1:52: error: mode "enforced" is none of enforce, observe
+    1 | s: {upstreams: [http://a], circuit_breaker: {mode: enforced, when_all_open: panic}}
+      |                                                    ^^^^^^^^ did you mean "enforce"?
+c.yaml:1:77: error: when_all_open "panic" is none of reject, probe, ignore
+    1 | s: {upstreams: [http://a], circuit_breaker: {mode: enforced, when_all_open: panic}}
+      |                                                                             ^^^^^"#),
+    ("s: {upstreams: [http://a], circuit_breaker: {cooldown: 1m, max_cooldown: 5s, slow_rate: 10%}}\n", r#"c.yaml:1:74: error: max_cooldown is shorter than cooldown
+    1 | s: {upstreams: [http://a], circuit_breaker: {cooldown: 1m, max_cooldown: 5s, slow_rate: 10%}}
+      |                                                                          ^^
+c.yaml:1:89: error: slow_rate has no effect without slow_after
+    1 | s: {upstreams: [http://a], circuit_breaker: {cooldown: 1m, max_cooldown: 5s, slow_rate: 10%}}
+      |                                                                                         ^^^"#),
+    ("s: {upstreams: [http://a], circuit_breaker: {failure_on: [5xx, tl], neutral_on: [conect, 503-500]}}\n", r#"c.yaml:1:64: error: failure_on has an unknown entry "tl"
+    1 | s: {upstreams: [http://a], circuit_breaker: {failure_on: [5xx, tl], neutral_on: [conect, 503-500]}}
+      |                                                                ^^ did you mean "tls"?
+c.yaml:1:82: error: neutral_on has an unknown entry "conect"
+    1 | s: {upstreams: [http://a], circuit_breaker: {failure_on: [5xx, tl], neutral_on: [conect, 503-500]}}
+      |                                                                                  ^^^^^^ did you mean "connect"?
+c.yaml:1:90: error: neutral_on has a range from 503 down to 500
+    1 | s: {upstreams: [http://a], circuit_breaker: {failure_on: [5xx, tl], neutral_on: [conect, 503-500]}}
+      |                                                                                          ^^^^^^^"#),
+    ("s:\n  upstreams: [http://a]\n  circuit_breaker:\n    failure_on: [42]\n", r#"c.yaml:4:18: error: failure_on has an unknown entry "42"
+    4 |     failure_on: [42]
+      |                  ^^ the classes are connect, tls, unsent, closed, invalid, timeout, cut, 5xx; or a status from 100 to 599, or 500-599"#),
+    ("s: [{url: http://a, circuit_breaker: {when_all_open: probe}}]\n", r#"c.yaml:1:39: error: when_all_open has no place in circuit_breaker of an upstream of service "s"
+    1 | s: [{url: http://a, circuit_breaker: {when_all_open: probe}}]
+      |                                       ^^^^^^^^^^^^^ it is about all upstreams of a service: it belongs beside upstreams"#),
+    ("s: {upstreams: [http://a], circuit_breaker: {window: 10ms, enabled: yes}}\n", r#"c.yaml:1:54: error: window must be from 100ms to 24h, not "10ms"
+    1 | s: {upstreams: [http://a], circuit_breaker: {window: 10ms, enabled: yes}}
+      |                                                      ^^^^
+c.yaml:1:69: error: enabled must be true or false, not "yes"
+    1 | s: {upstreams: [http://a], circuit_breaker: {window: 10ms, enabled: yes}}
+      |                                                                     ^^^ write true"#),
+    ("s: {upstreams: [http://a], load_balancing: {policy: hash}}\n", r#"c.yaml:1:53: error: policy hash needs hash_on
+    1 | s: {upstreams: [http://a], load_balancing: {policy: hash}}
+      |                                                     ^^^^ hash_on is client_ip, path, header:NAME or cookie:NAME"#),
+    ("s: {upstreams: [http://a], load_balancing: {policy: hash, hash_on: 'headers:x'}}\n", r#"c.yaml:1:68: error: hash_on has an unknown key "headers:x"
+    1 | s: {upstreams: [http://a], load_balancing: {policy: hash, hash_on: 'headers:x'}}
+      |                                                                    ^^^^^^^^^^^ hash_on is client_ip, path, header:NAME or cookie:NAME"#),
+    ("s: {upstreams: [http://a], load_balancing: {hash_on: path}}\n", r#"c.yaml:1:54: error: hash_on has no effect without policy: hash
+    1 | s: {upstreams: [http://a], load_balancing: {hash_on: path}}
+      |                                                      ^^^^"#),
+    ("s: {upstreams: [http://a], load_balancing: {policy: roundrobin, slow_start: 30}}\n", r#"c.yaml:1:53: error: policy "roundrobin" is none of round_robin, least_requests, p2c, random, hash
+    1 | s: {upstreams: [http://a], load_balancing: {policy: roundrobin, slow_start: 30}}
+      |                                                     ^^^^^^^^^^ did you mean "round_robin"?
+c.yaml:1:77: error: slow_start needs a unit: write "30ms" or "30s"
+    1 | s: {upstreams: [http://a], load_balancing: {policy: roundrobin, slow_start: 30}}
+      |                                                                             ^^"#),
+    ("s: {upstreams: [http://a], health_check: {interval: 1s}}\n", r#"c.yaml:1:42: error: a health_check needs a path
+    1 | s: {upstreams: [http://a], health_check: {interval: 1s}}
+      |                                          ^ such as {path: /healthz}"#),
+    ("s: {upstreams: [http://a], health_check: {path: up, method: get, when: opened}}\n", r#"c.yaml:1:49: error: path "up" is not a path
+    1 | s: {upstreams: [http://a], health_check: {path: up, method: get, when: opened}}
+      |                                                 ^^ it begins with a slash and has neither spaces nor a fragment
+c.yaml:1:61: error: method: "get" is misspelt
+    1 | s: {upstreams: [http://a], health_check: {path: up, method: get, when: opened}}
+      |                                                             ^^^ write GET
+c.yaml:1:72: error: when "opened" is none of always, open
+    1 | s: {upstreams: [http://a], health_check: {path: up, method: get, when: opened}}
+      |                                                                        ^^^^^^"#),
+    ("s:\n  upstreams: [http://a]\n  health_check:\n    path: /\n    expect: [ok]\n", r#"c.yaml:5:14: error: expect has an unknown entry "ok"
+    5 |     expect: [ok]
+      |              ^^ write a status from 100 to 599, or a range such as 200-399"#),
+    ("s: {upstreams: [http://a], retries: {on: [cut], methods: [get], budget: 1e1}}\n", r#"c.yaml:1:42: error: on must not have cut: a response that has begun cannot be taken back
+    1 | s: {upstreams: [http://a], retries: {on: [cut], methods: [get], budget: 1e1}}
+      |                                          ^
+c.yaml:1:59: error: methods: "get" is misspelt
+    1 | s: {upstreams: [http://a], retries: {on: [cut], methods: [get], budget: 1e1}}
+      |                                                           ^^^ write GET
+c.yaml:1:73: error: budget is not a share: "1e1"
+    1 | s: {upstreams: [http://a], retries: {on: [cut], methods: [get], budget: 1e1}}
+      |                                                                         ^^^ write "20%" or "0.2""#),
+    ("s: {upstreams: [http://a], upgrades: [h2c, a b]}\ngateway: {listen: 8000}\n", r#"c.yaml:1:39: error: upgrades: requests inside of HTTP/2 cannot be checked: h2c is not let through
+    1 | s: {upstreams: [http://a], upgrades: [h2c, a b]}
+      |                                       ^^^
+c.yaml:1:44: error: upgrades: "a b" is not the name of a protocol
+    1 | s: {upstreams: [http://a], upgrades: [h2c, a b]}
+      |                                            ^^^
+c.yaml:2:19: error: listen: "8000" is a port without an address
+    2 | gateway: {listen: 8000}
+      |                   ^^^^ write "127.0.0.1:8000", or ":8000" for every address"#),
+    ("s: [{url: http://a, weight: 1001}, {url: http://b, backup: 1, dns: {refresh: 30}}]\n", r#"c.yaml:1:29: error: weight must be from 0 to 1000, not "1001"
+    1 | s: [{url: http://a, weight: 1001}, {url: http://b, backup: 1, dns: {refresh: 30}}]
+      |                             ^^^^
+c.yaml:1:60: error: backup must be true or false, not "1"
+    1 | s: [{url: http://a, weight: 1001}, {url: http://b, backup: 1, dns: {refresh: 30}}]
+      |                                                            ^ write true
+c.yaml:1:78: error: refresh needs a unit: write "30ms" or "30s"
+    1 | s: [{url: http://a, weight: 1001}, {url: http://b, backup: 1, dns: {refresh: 30}}]
+      |                                                                              ^^"#),
+    ("s: [{url: http://a, weight: 0}]\nt: 5\n", r#"c.yaml:1:4: warning: every upstream of service "s" has weight 0: it answers 503
+    1 | s: [{url: http://a, weight: 0}]
+      |    ^
+c.yaml:2:4: error: service "t" must be a list of URLs or a mapping with upstreams
+    2 | t: 5
+      |    ^"#),
 ];
 
 #[test]
@@ -710,11 +844,13 @@ fn sixty_five_thousand_upstreams() {
     let list = |n: usize| {
         (0..n).fold(String::from("s:\n"), |text, i| text + "  - http://a:" + &(i % 65_535 + 1).to_string() + "\n")
     };
-    assert_eq!(good(&list(65_000)).services[0].upstreams.len(), 65_000);
+    let config = read(&list(65_000)).unwrap().config;
+    assert_eq!(config.services[0].upstreams.len(), 65_000);
+    assert!(read(&print(&config)).is_ok_and(|printed| printed.config == config));
     assert_eq!(bad(&list(65_001)), ["2:3 service \"s\" has more than 65000 upstreams"]);
     let mappings =
         (0..65_000).fold(String::from("s:\n"), |text, i| text + "  - url: http://a:" + &(i + 1).to_string() + "\n");
-    assert_eq!(good(&mappings).services[0].upstreams.len(), 65_000);
+    assert_eq!(read(&mappings).unwrap().config.services[0].upstreams.len(), 65_000);
 }
 
 #[test]
@@ -788,11 +924,11 @@ fn a_file_that_may_not_be_read() {
     use std::os::unix::fs::PermissionsExt;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o000)).unwrap();
-    if File::open(file.path()).is_err() {
-        assert!(
-            load(file.path()).unwrap_err().to_string().ends_with("cannot be read: Permission denied (os error 13)")
-        );
+    if File::open(file.path()).is_ok() {
+        eprintln!("SKIPPED: this user may read every file");
+        return;
     }
+    assert!(load(file.path()).unwrap_err().to_string().ends_with("cannot be read: Permission denied (os error 13)"));
 }
 
 const VALID: &str = "# a file with everything

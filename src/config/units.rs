@@ -114,8 +114,21 @@ fn scale(text: &str, digits: usize) -> Option<u32> {
 /// A duration as the file would write it.
 pub(super) fn show_duration(duration: Duration) -> String {
     let nanoseconds = duration.as_nanos();
-    let exact = TIME_UNITS.iter().rev().find(|(_, unit)| nanoseconds >= *unit && nanoseconds.is_multiple_of(*unit));
-    exact.map_or_else(|| "0".to_owned(), |(name, unit)| format!("{}{name}", nanoseconds / unit))
+    if nanoseconds == 0 {
+        return "0".to_owned();
+    }
+    let exact = TIME_UNITS.iter().rev().find(|(_, unit)| nanoseconds.is_multiple_of(*unit));
+    let (name, unit) = exact.copied().unwrap_or(TIME_UNITS[0]);
+    let fraction = format!("{:06}", nanoseconds % unit);
+    let fraction = fraction.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    format!("{}{point}{fraction}{name}", nanoseconds / unit)
+}
+
+/// Hundredths as a number: `1.5`.
+pub(super) fn show_hundredths(value: u32) -> String {
+    let number = format!("{}.{:02}", value / 100, value % 100);
+    number.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// A size as the file would write it.
@@ -266,6 +279,14 @@ mod tests {
         assert_eq!(show_duration(Duration::from_secs(86_400)), "24h");
         assert_eq!(show_duration(Duration::from_millis(1500)), "1500ms");
         assert_eq!(show_duration(Duration::ZERO), "0");
+        assert_eq!(
+            (show_duration(Duration::from_micros(1050)), show_duration(Duration::from_nanos(1))),
+            ("1.05ms".into(), "0.000001ms".into())
+        );
+        assert_eq!(
+            (show_hundredths(100), show_hundredths(1250), show_hundredths(5)),
+            ("1".into(), "12.5".into(), "0.05".into())
+        );
         assert_eq!((show_size(40 << 10), show_size(1000), show_size(0)), ("40KiB".into(), "1000B".into(), "0".into()));
     }
 }

@@ -84,6 +84,10 @@ fn parse(body: &[u8]) -> Result<Wish, String> {
     if body.trim_ascii().is_empty() {
         return Ok(Wish::default());
     }
+    // Serde would take a list for the fields in their order.
+    if !body.trim_ascii().starts_with(b"{") {
+        return Err("the body is not a JSON object".to_owned());
+    }
     serde_json::from_slice(body).map_err(|error| format!("the body is not what it should be: {error}"))
 }
 

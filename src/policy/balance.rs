@@ -87,7 +87,7 @@ impl Policy {
         [Policy::RoundRobin, Policy::LeastRequests, Policy::TwoChoices, Policy::Random, Policy::Hash];
 
     /// The word of the configuration.
-    pub fn word(self) -> &'static str {
+    pub const fn word(self) -> &'static str {
         match self {
             Policy::RoundRobin => "round_robin",
             Policy::LeastRequests => "least_requests",

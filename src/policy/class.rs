@@ -96,9 +96,12 @@ impl Causes {
 
     /// Whether a status is in both sets by its number: classes do not count.
     pub fn shared_status(&self, other: &Causes) -> Option<u16> {
-        let listed =
-            |set: &Causes, code| Self::position(code).is_some_and(|at| set.statuses[at / 64] & (1 << (at % 64)) != 0);
-        (100..600).find(|code| listed(self, *code) && listed(other, *code))
+        (100..600).find(|code| self.lists_status(*code) && other.lists_status(*code))
+    }
+
+    /// Whether a status is in it by its number: classes do not count.
+    pub fn lists_status(&self, code: u16) -> bool {
+        Self::position(code).is_some_and(|at| self.statuses[at / 64] & (1 << (at % 64)) != 0)
     }
 
     /// Whether an attempt that ended with `class` is in it.
@@ -109,7 +112,7 @@ impl Causes {
     /// Whether a final response with this status is in it.
     pub fn counts_status(&self, code: u16) -> bool {
         let by_class = (500..600).contains(&code) && code != 501 && code != 505 && self.counts_class(Class::Status);
-        by_class || Self::position(code).is_some_and(|at| self.statuses[at / 64] & (1 << (at % 64)) != 0)
+        by_class || self.lists_status(code)
     }
 
     fn position(code: u16) -> Option<usize> {

@@ -12,6 +12,7 @@ mod breaker;
 mod breaker_rules;
 mod circuits;
 mod clients;
+mod config_files;
 mod framing;
 mod health;
 mod intermediary;

@@ -312,6 +312,7 @@ pub(crate) struct Finished {
     pub(crate) code: Option<i32>,
     /// stdout and stderr, one after the other.
     pub(crate) output: String,
+    pub(crate) stdout: String,
 }
 
 /// Runs the program with arguments in a directory until it ends; a program that goes on is killed and fails the test.
@@ -335,6 +336,6 @@ pub(crate) fn run(directory: &Path, arguments: &[&str]) -> Finished {
         std::thread::sleep(Duration::from_millis(3));
     }
     let output = child.wait_with_output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    Finished { code: output.status.code(), output: String::from_utf8_lossy(&text).into_owned() }
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    Finished { code: output.status.code(), output: stdout.clone() + &String::from_utf8_lossy(&output.stderr), stdout }
 }
