@@ -301,10 +301,18 @@ impl Exchange {
         &self.service().upstreams[usize::from(self.position)]
     }
 
-    /// Whether all of the request was read from the client.
+    /// Whether all of the request was taken from the client's input, but for a head that waits for its connection.
     pub fn request_is_complete(&self) -> bool {
         match self.attempt.send {
             Send::Waiting => self.request.framing == request::Framing::Empty,
+            _ => self.attempt.body.is_done(),
+        }
+    }
+
+    /// Whether all of the request is here, also when none of it has been sent yet.
+    pub fn is_whole(&self) -> bool {
+        match self.attempt.send {
+            Send::Waiting => self.attempt.is_whole,
             _ => self.attempt.body.is_done(),
         }
     }
@@ -531,14 +539,17 @@ pub fn advance<N: Net>(
             return Step::Yield;
         }
     }
-    let gone = client.conn.ready.has(Ready::READ_CLOSED) && !exchange.snapshot.client.half_close;
-    if gone && exchange.request_is_complete() { Step::Cancel } else { Step::Wait }
+    if has_left(client, exchange) { Step::Cancel } else { Step::Wait }
+}
+
+/// Whether the client's end behind its whole request says that it is gone.
+fn has_left<S>(client: &Client<S>, exchange: &Exchange) -> bool {
+    client.conn.ready.has(Ready::READ_CLOSED) && !exchange.snapshot.client.half_close && exchange.is_whole()
 }
 
 /// What a client can bring about while a retry waits.
 pub fn pausing<S>(client: &Client<S>, exchange: &Exchange) -> Step {
-    let gone = client.conn.ready.has(Ready::READ_CLOSED) && !exchange.snapshot.client.half_close;
-    let is_over = client.conn.ready.has(Ready::BROKEN) || gone && exchange.request_is_complete();
+    let is_over = client.conn.ready.has(Ready::BROKEN) || has_left(client, exchange);
     if is_over { Step::Cancel } else { Step::Wait }
 }
 
@@ -548,8 +559,7 @@ fn connecting<N: Net>(
     upstream: &UpstreamConn<N::Stream>,
     ctx: &mut Ctx<N>,
 ) -> Step {
-    let gone = client.conn.ready.has(Ready::READ_CLOSED) && !exchange.snapshot.client.half_close;
-    if gone && exchange.request_is_complete() {
+    if has_left(client, exchange) {
         return Step::Cancel;
     }
     if !upstream.conn.ready.has_any(Ready::WRITABLE.with(Ready::BROKEN).with(Ready::READ_CLOSED)) {

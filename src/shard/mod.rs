@@ -709,7 +709,7 @@ impl<N: Net> Shard<N> {
             // The gateway's own want: another upstream may have a pooled connection.
             None => Verdict::Another { free: true },
         };
-        let is_whole = exchange.request_is_complete();
+        let is_whole = exchange.is_whole();
         let is_race = class.is_some_and(|class| retry::is_stale_race(class, reused));
         if verdict == Verdict::SameUpstream {
             // The permit goes on to the fresh connection, whose outcome counts.
@@ -744,6 +744,7 @@ impl<N: Net> Shard<N> {
             exchange.depart(ctx);
             let used = exchange.attempt.upstream.take();
             rewind(exchange, ctx.now);
+            exchange.attempt.is_whole = is_whole;
             exchange.pause = Some(Box::new(Pause { until: ctx.now.after(pause), failure, is_whole }));
             if let Some(used) = used {
                 self.close_upstream(used);
