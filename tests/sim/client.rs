@@ -3,9 +3,14 @@
 use crate::ledger::{Asked, Kind, Ledger, answer_key, request_key};
 use crate::net::{Got, LinkId, World};
 use crate::origin::{push_broken_chunks, push_chunks};
-use crate::plan::{HangUp, Manner, Plan};
+use crate::plan::{HangUp, Manner, Plan, WAITING};
 use crate::rng::{Random, body_bytes, body_differs, mix};
+use crate::watch::Watch;
 use crate::wire::{Framing, Head, Part, Reader};
+use fusegate::config::model::Service;
+
+/// A body that is kept for a replay in any case, as far as its size goes.
+const SMALL_BODY: u64 = 4000;
 
 /// One request on its way.
 #[derive(Debug)]
@@ -25,6 +30,10 @@ struct Receiving {
     body: usize,
     closes: bool,
     is_problem: bool,
+    /// `Retry-After` in seconds.
+    retry_after_s: Option<u64>,
+    /// When its head was here.
+    at: u64,
 }
 
 /// One client.
@@ -48,6 +57,7 @@ pub(crate) struct Client {
     /// The other side of the tunnel has said all.
     hears_nothing: bool,
     leaves_at: Option<u64>,
+    hangs_up_at: Option<u64>,
     received: u64,
     pub(crate) is_done: bool,
     progress: (u64, u64),
@@ -136,6 +146,7 @@ impl Client {
             is_tunnel: false,
             hears_nothing: false,
             leaves_at: None,
+            hangs_up_at: None,
             received: 0,
             is_done: false,
             progress: (0, 0),
@@ -170,11 +181,18 @@ impl Client {
             return;
         }
         if let Some((how, at)) = self.manner.hangs_up
-            && self.received + world.links[self.link].up.written >= at
+            && (self.received + world.links[self.link].up.written >= at
+                || at == WAITING && self.sending > self.answered)
         {
-            self.manner.hangs_up = None;
-            self.leave(world, how);
-            return;
+            // Not at once: the gateway may be waiting for something by then, or for a retry's time.
+            let left_in = *self.hangs_up_at.get_or_insert(world.now + self.manner.hangs_up_after_us);
+            if left_in > world.now {
+                world.wake_actor(self.link, left_in - world.now);
+            } else {
+                self.manner.hangs_up = None;
+                self.leave(world, how);
+                return;
+            }
         }
         let all = self.answered == self.scripts.len() && self.receiving.is_none();
         if all && !self.is_last && !self.manner.lingers && self.leaves_at.is_none() {
@@ -188,6 +206,7 @@ impl Client {
     }
 
     fn leave(&mut self, world: &mut World, how: HangUp) {
+        world.links[self.link].left_at.get_or_insert(world.now);
         match how {
             HangUp::Half => {
                 world.actor_shuts(self.link);
@@ -224,10 +243,11 @@ impl Client {
         })
     }
 
-    fn write(&mut self, world: &mut World, ledger: &Ledger) {
+    fn write(&mut self, world: &mut World, ledger: &mut Ledger) {
         while !self.is_mute && self.sending < self.scripts.len() && self.sending < self.answered + self.manner.depth {
             let script = &self.scripts[self.sending];
-            let asked = &ledger.asked[script.asked];
+            let (number, is_first) = (script.asked, self.sent == 0);
+            let asked = &mut ledger.asked[number];
             let mut end = script.bytes.len();
             if asked.expects && !self.goes_ahead && self.sent <= script.head_len {
                 end = script.head_len;
@@ -253,6 +273,13 @@ impl Client {
                     return;
                 }
             };
+            if n > 0 {
+                if is_first {
+                    asked.begun_at = world.now;
+                    asked.oldest = ledger.watch.oldest(world.links[self.link].shard);
+                }
+                asked.sent_at = world.now;
+            }
             self.sent += n;
             if self.sent == script.bytes.len() {
                 self.sending += 1;
@@ -384,7 +411,9 @@ impl Client {
             return bad("a response that nobody asked for");
         }
         let Some(script) = self.scripts.get(self.answered) else { return bad("a response too many") };
-        let asked = &ledger.asked[script.asked];
+        let number = script.asked;
+        ledger.asked[number].is_answered = true;
+        let asked = &ledger.asked[number];
         for gone in ["x-hop", "keep-alive", "upgrade", "te", "proxy-connection"] {
             if head.has(gone) && !(gone == "upgrade" && status == 101) {
                 return bad(&format!("{gone} was passed on"));
@@ -438,7 +467,7 @@ impl Client {
         };
         let answer = match head.one("x-answer")? {
             None => {
-                self.judge_own(head, status, asked, over_limit)?;
+                self.judge_own(head, status, asked, over_limit, &ledger.watch)?;
                 None
             }
             Some(serial) => {
@@ -453,6 +482,9 @@ impl Client {
                     && twice == ["a", "b"];
                 if !same {
                     return bad(&format!("request {} got another answer: {answer:?}", script.asked));
+                }
+                if asked.tries[answer.nth + 1..].iter().any(|later| later.is_live) {
+                    return bad(&format!("the answer was given up for another try: {:?}", asked.tries));
                 }
                 if answer.is_malformed {
                     return bad("a malformed response was passed on");
@@ -478,7 +510,9 @@ impl Client {
         }
         let is_problem = answer.is_none() && head.one("content-type")? == Some("application/problem+json");
         world.trace(30, || format!("link {}: client has the head of {status}, answer {answer:?}", self.link));
-        self.receiving = Some(Receiving { answer, status, own: Vec::new(), body: 0, closes, is_problem });
+        let retry_after_s = head.one("retry-after")?.and_then(|seconds| seconds.parse().ok());
+        let (own, at) = (Vec::new(), world.now);
+        self.receiving = Some(Receiving { answer, status, own, body: 0, closes, is_problem, retry_after_s, at });
         self.reader.expect_body(framing);
         Ok(())
     }
@@ -510,28 +544,55 @@ impl Client {
         self.sent = script.head_len;
         self.is_tunnel = true;
         let answer = serial;
-        self.receiving =
-            Some(Receiving { answer, status: 101, own: Vec::new(), body: 0, closes: true, is_problem: false });
+        self.receiving = Some(Receiving {
+            answer,
+            status: 101,
+            own: Vec::new(),
+            body: 0,
+            closes: true,
+            is_problem: false,
+            retry_after_s: None,
+            at: world.now,
+        });
         self.reader.expect_tunnel();
         world.wake_actor(self.link, 0);
         Ok(())
     }
 
     /// An answer of the gateway's own: whether it may be given to this request.
-    fn judge_own(&self, head: &Head, status: u16, asked: &Asked, over_limit: bool) -> Result<(), String> {
+    fn judge_own(
+        &self,
+        head: &Head,
+        status: u16,
+        asked: &Asked,
+        over_limit: bool,
+        watch: &Watch,
+    ) -> Result<(), String> {
         let broken = asked.broken_at.is_some() || self.is_mute;
         let fine = match asked.kind {
             _ if over_limit => status == 503,
             Kind::Proxied if self.calm => {
                 let race =
                     self.may_race && status == 502 && head.all("proxy-status").any(|s| s.ends_with("terminated"));
-                broken && status == 400 || race && !asked.is_idempotent()
+                // The limit is one of what was read, with the framing of chunks.
+                let is_lost = |service: &Service| {
+                    asked.is_chunked
+                        || !service.retries.repeats(asked.method)
+                        || asked.body_len as u64 > service.retries.body_limit.min(SMALL_BODY)
+                };
+                broken && status == 400 || race && watch.rules(asked).any(is_lost)
             }
             Kind::Proxied => match status {
                 400 => broken,
                 408 | 502 | 503 | 504 => true,
                 413 => asked.body_len > 0,
-                _ => false,
+                // What a response said that was given up for a retry that had to wait, and that found nobody then.
+                _ => {
+                    status >= 400
+                        && watch
+                            .rules(asked)
+                            .any(|it| it.retries.backoff.is_some() && it.retries.on.counts_status(status))
+                }
             },
             Kind::NoService => status == 404,
             Kind::Live => status == 200,
@@ -542,6 +603,33 @@ impl Client {
         } || status == 408 && !self.calm;
         let has_form = status < 300 || head.one("content-type")? == Some("application/problem+json");
         if fine && has_form { Ok(()) } else { Err(format!("this answer to {asked:?} must not be: {head:?}")) }
+    }
+
+    /// Whether what an answer of the gateway's own says can be true.
+    fn judge_detail(
+        &self,
+        it: &Receiving,
+        asked: &Asked,
+        detail: &str,
+        world: &World,
+        ledger: &Ledger,
+    ) -> Result<(), String> {
+        if it.status == 503 {
+            return ledger.watch.judge_refusal(asked, detail, it.retry_after_s);
+        }
+        let patience = ledger.watch.only_rules(asked).and_then(|service| service.retries.per_try_timeout);
+        let (Some(patience), true) = (patience, detail.contains("retries.per_try_timeout")) else { return Ok(()) };
+        // All of it goes at once where nothing is in the way: then a client that sends slowly is what is waited for.
+        let script = &self.scripts[self.answered];
+        let flows = 2 * script.bytes.len() + 600 < world.weather.smallest_pipe as usize;
+        if !flows || !ledger.watch.is_prompt || asked.expects {
+            return Ok(());
+        }
+        let early = it.at < asked.sent_at + patience.as_micros() as u64;
+        if early || self.sending == self.answered {
+            return Err(format!("the upstream is blamed for a slow client at {}: {asked:?}", it.at));
+        }
+        Ok(())
     }
 
     fn take_end(
@@ -584,6 +672,9 @@ impl Client {
                     if json["status"].as_u64() != Some(u64::from(it.status)) {
                         return Err(format!("a problem that tells another status: {json}"));
                     }
+                    if asked.kind == Kind::Proxied {
+                        self.judge_detail(&it, asked, json["detail"].as_str().unwrap_or_default(), world, ledger)?;
+                    }
                 }
                 ledger.tally.own += 1;
             }
@@ -623,7 +714,8 @@ fn script(
     plan: &Plan,
 ) -> Script {
     let number = ledger.asked.len();
-    let service = rng.below(2);
+    let service = rng.below(2) as usize;
+    let key = (!rng.chance(150)).then(|| rng.below(6));
     let kind = match rng.below(100) {
         _ if rng.chance(manner.malformed) => {
             if rng.chance(200) {
@@ -680,6 +772,8 @@ fn script(
     let mut asked = Asked {
         client,
         kind,
+        service,
+        key,
         method,
         is_http11,
         keeps_alive,
@@ -695,8 +789,13 @@ fn script(
         upgrades,
         names_fields: false,
         broken_at: None,
-        executed: 0,
-        seen: 0,
+        begun_at: u64::MAX,
+        sent_at: 0,
+        oldest: usize::MAX,
+        tries: Vec::new(),
+        races: 0,
+        was_whole: false,
+        is_answered: false,
     };
     match kind {
         Kind::Malformed(_) => {
@@ -753,6 +852,10 @@ fn script(
         target = format!("http://{host}{slash}{target}");
     }
     fields.push(format!("Host: {}", if kind == Kind::Status { "127.0.0.1:8000" } else { &host_field }));
+    if let Some(key) = key {
+        fields.push(format!("X-Key: {key}"));
+        fields.push(format!("Cookie: a=1; k={key}"));
+    }
     let mut options = Vec::new();
     match (is_http11, keeps_alive) {
         (true, false) if !upgrades => options.push("close"),

@@ -3,6 +3,7 @@
 
 use crate::net::LinkId;
 use crate::rng::mix;
+use crate::watch::Watch;
 
 /// What becomes of a request as it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +24,26 @@ pub(crate) enum Kind {
     Garbage,
 }
 
+/// An upstream that got the head of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Try {
+    pub(crate) link: LinkId,
+    pub(crate) server: usize,
+    pub(crate) at: u64,
+    /// The first request on its connection.
+    pub(crate) is_fresh: bool,
+    /// The gateway had not given the connection up by then.
+    pub(crate) is_live: bool,
+}
+
 /// A request.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) client: LinkId,
     pub(crate) kind: Kind,
+    pub(crate) service: usize,
+    /// For the policy `hash`: the value of a field and of a cookie.
+    pub(crate) key: Option<u64>,
     pub(crate) method: &'static str,
     pub(crate) is_http11: bool,
     pub(crate) keeps_alive: bool,
@@ -48,22 +64,27 @@ pub(crate) struct Asked {
     pub(crate) names_fields: bool,
     /// The body turns malformed or ends early behind so many bytes.
     pub(crate) broken_at: Option<usize>,
-    /// Upstreams that saw the whole head and acted on it.
-    pub(crate) executed: u32,
-    /// Attempts of which an upstream saw the whole head.
-    pub(crate) seen: u32,
-}
-
-impl Asked {
-    pub(crate) fn is_idempotent(&self) -> bool {
-        !matches!(self.method, "POST" | "PATCH")
-    }
+    /// When its first byte was sent, and its last one so far.
+    pub(crate) begun_at: u64,
+    pub(crate) sent_at: u64,
+    /// The oldest configuration that it can have met.
+    pub(crate) oldest: usize,
+    /// Upstreams that saw the whole head and acted on it, in that order.
+    pub(crate) tries: Vec<Try>,
+    /// Those of them that repeat a request after a stale connection.
+    pub(crate) races: usize,
+    /// An upstream has had it to its end.
+    pub(crate) was_whole: bool,
+    /// Its client has the head of a response, be it an interim one.
+    pub(crate) is_answered: bool,
 }
 
 /// A response of an upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) to: usize,
+    /// Which of the tries it answers.
+    pub(crate) nth: usize,
     pub(crate) status: u16,
     pub(crate) reason: String,
     pub(crate) mark: String,
@@ -91,6 +112,8 @@ pub(crate) struct Tally {
     /// Requests on which the connection ended without a byte.
     pub(crate) unanswered: u64,
     pub(crate) repeated: u64,
+    /// Those that are no repetition after a stale connection.
+    pub(crate) retried: u64,
     /// Tunnels that both sides ended in order.
     pub(crate) tunnels: u64,
 }
@@ -107,6 +130,7 @@ impl Tally {
         self.own += other.own;
         self.unanswered += other.unanswered;
         self.repeated += other.repeated;
+        self.retried += other.retried;
         self.tunnels += other.tunnels;
     }
 }
@@ -117,6 +141,7 @@ pub(crate) struct Ledger {
     pub(crate) asked: Vec<Asked>,
     pub(crate) answers: Vec<Answer>,
     pub(crate) tally: Tally,
+    pub(crate) watch: Watch,
 }
 
 /// The key of a request's body.

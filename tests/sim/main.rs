@@ -12,6 +12,7 @@ mod origin;
 mod plan;
 mod rng;
 mod run;
+mod watch;
 mod wire;
 
 use ledger::Tally;
@@ -59,7 +60,7 @@ fn run_seeds(name: &str, first: u64, count: u64, most: Duration) {
     let seconds = begun.elapsed().as_secs_f64();
     println!(
         "{name}: {seeds} seeds from {first}, {} exchanges ({} whole, {} cut, {} of the gateway itself), \
-         {} requests, {} unanswered, {} attempts repeated, {} tunnels, {turns} rounds, \
+         {} requests, {} unanswered, {} attempts repeated ({} as retries), {} tunnels, {turns} rounds, \
          {:.0} virtual s in {seconds:.1} s: {:.0} exchanges/s",
         tally.exchanges(),
         tally.whole,
@@ -68,6 +69,7 @@ fn run_seeds(name: &str, first: u64, count: u64, most: Duration) {
         tally.requests,
         tally.unanswered,
         tally.repeated,
+        tally.retried,
         tally.tunnels,
         virtual_us as f64 / 1e6,
         tally.exchanges() as f64 / seconds,

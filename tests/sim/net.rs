@@ -123,6 +123,8 @@ pub(crate) struct Link {
     token: Option<usize>,
     pending: bool,
     actor_at: Option<u64>,
+    /// When the client at the other end left, or shut its side.
+    pub(crate) left_at: Option<u64>,
     /// Nothing is cut short, delayed or held back: what the actor does is visible at once.
     pub(crate) honest: bool,
 }
@@ -332,6 +334,7 @@ impl World {
             token: None,
             pending: false,
             actor_at: None,
+            left_at: None,
             honest: false,
         });
         self.links.len() - 1

@@ -5,6 +5,7 @@ use crate::ledger::{Answer, Kind, Ledger, answer_key, request_key};
 use crate::net::{Got, LinkId, World};
 use crate::plan::{Mood, authority, base};
 use crate::rng::{Random, body_bytes, body_differs};
+use crate::watch;
 use crate::wire::{Framing, Head, Part, Reader};
 
 /// What follows a response.
@@ -28,6 +29,8 @@ struct Responding {
     is_whole: bool,
     ending: Ending,
     is_early: bool,
+    /// Where the final head ends.
+    head_end: usize,
     /// Where, in `out`, something stands that nobody asked for.
     poison_at: Option<usize>,
 }
@@ -40,8 +43,14 @@ pub(crate) struct Origin {
     mood: Mood,
     reader: Reader,
     asked: Option<usize>,
+    /// Requests so far.
+    heads: usize,
     body: usize,
     body_ended: bool,
+    /// When the present request was here to its end.
+    whole_at: u64,
+    /// Turns in which its head was overdue.
+    pub(crate) overdue: u32,
     responding: Option<Responding>,
     is_poisoned: bool,
     /// Breaks off behind so many bytes of requests, whatever they are.
@@ -66,8 +75,11 @@ impl Origin {
             mood: mood.clone(),
             reader: Reader::new(),
             asked,
+            heads: 0,
             body: 0,
             body_ended: false,
+            whole_at: 0,
+            overdue: 0,
             responding,
             is_poisoned: false,
             dies_at,
@@ -81,6 +93,17 @@ impl Origin {
     /// Whether a request body is still to come.
     pub(crate) fn awaits_body(&self) -> bool {
         self.asked.is_some() && !self.body_ended && self.tunnel.is_none()
+    }
+
+    /// The request that was here to its end at that moment, and to which no byte of a response has gone that would
+    /// stop the clock.
+    pub(crate) fn owes_head(&self, ledger: &Ledger) -> Option<(usize, u64)> {
+        let asked = self.asked.filter(|_| self.body_ended && self.tunnel.is_none() && !self.is_done)?;
+        let is_silent = match &self.responding {
+            Some(it) => it.at < it.head_end && ledger.answers[it.answer].interims == 0,
+            None => false,
+        };
+        is_silent.then_some((asked, self.whole_at))
     }
 
     /// Looks at its connection.
@@ -187,6 +210,9 @@ impl Origin {
                         return Err(format!("request {asked} has the trailers {trailers:?}"));
                     }
                     self.body_ended = true;
+                    self.whole_at = world.now;
+                    self.overdue = 0;
+                    ledger.asked[asked].was_whole = true;
                 }
             }
         }
@@ -206,18 +232,8 @@ impl Origin {
         }
         let client_of = |n: usize| ledger.asked[n].address.clone();
         let asked = judge_request(head, self.server, ledger, &client_of)?;
-        let it = &mut ledger.asked[asked];
-        it.executed += 1;
-        it.seen += 1;
-        if it.executed > 1 {
-            ledger.tally.repeated += 1;
-            if !it.is_idempotent() {
-                return Err(format!("{} request {asked} is executed for the second time", it.method));
-            }
-        }
-        if it.seen > 6 {
-            return Err(format!("request {asked} is tried {} times", it.seen));
-        }
+        watch::judge_try(ledger, world, asked, self.link, self.heads == 0)?;
+        self.heads += 1;
         let framing = head.announced()?.unwrap_or(Framing::Empty);
         self.reader.expect_body(framing);
         self.asked = Some(asked);
@@ -240,7 +256,7 @@ impl Origin {
         }
         let is_early = rng.chance(mood.early);
         let status = if rng.chance(mood.status_5xx) {
-            rng.pick(&[500, 502, 503, 501])
+            rng.pick(&[500, 502, 503, 501, 504])
         } else {
             rng.pick(&[200, 200, 200, 200, 201, 404, 204, 304])
         };
@@ -412,6 +428,7 @@ impl Origin {
         });
         ledger.answers.push(Answer {
             to: asked,
+            nth: ledger.asked[asked].tries.len() - 1,
             status,
             reason,
             mark,
@@ -429,7 +446,8 @@ impl Origin {
                 self.link
             )
         });
-        self.responding = Some(Responding { answer: serial, out, at: 0, is_whole, ending, is_early, poison_at });
+        self.responding =
+            Some(Responding { answer: serial, out, at: 0, is_whole, ending, is_early, head_end, poison_at });
         let pause = world.rng.below(self.mood.pause_us + 1);
         world.wake_actor(self.link, pause);
     }
@@ -451,6 +469,7 @@ impl Origin {
         let ending = if fails { world.rng.pick(&[Ending::Reset, Ending::Silence]) } else { Ending::Shut };
         ledger.answers.push(Answer {
             to: asked,
+            nth: ledger.asked[asked].tries.len() - 1,
             status: 101,
             reason: String::new(),
             mark: String::new(),
@@ -464,8 +483,16 @@ impl Origin {
         world.trace(22, || format!("link {}: tunnel {serial} for request {asked}: {body_len} bytes", self.link));
         self.tunnel = Some(0);
         self.reader.expect_tunnel();
-        self.responding =
-            Some(Responding { answer: serial, out, at: 0, is_whole: !fails, ending, is_early: true, poison_at: None });
+        self.responding = Some(Responding {
+            answer: serial,
+            out,
+            at: 0,
+            is_whole: !fails,
+            ending,
+            is_early: true,
+            head_end: 0,
+            poison_at: None,
+        });
         let pause = world.rng.below(self.mood.pause_us + 1);
         world.wake_actor(self.link, pause);
     }

@@ -44,6 +44,8 @@ pub(crate) struct Manner {
     pub(crate) write_piece: usize,
     pub(crate) read_piece: usize,
     pub(crate) hangs_up: Option<(HangUp, u64)>,
+    /// Behind the byte that `hangs_up` names.
+    pub(crate) hangs_up_after_us: u64,
     pub(crate) requests: usize,
     pub(crate) malformed: u32,
     pub(crate) largest_body: usize,
@@ -51,6 +53,9 @@ pub(crate) struct Manner {
     /// Leaves the closing of an idle connection to the gateway.
     pub(crate) lingers: bool,
 }
+
+/// A client that leaves while it waits for the answer to a request that it has sent to its end.
+pub(crate) const WAITING: u64 = u64::MAX;
 
 /// How a client leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,8 +140,9 @@ impl Plan {
             read_piece: piece(rng),
             hangs_up: (bad && rng.chance(500)).then(|| {
                 let how = rng.pick(&[HangUp::Half, HangUp::Close, HangUp::Reset]);
-                (how, rng.size(largest_body + 2000) as u64)
+                (how, if rng.chance(400) { WAITING } else { rng.size(largest_body + 2000) as u64 })
             }),
+            hangs_up_after_us: if rng.chance(500) { 0 } else { rng.below(S) },
             requests: rng.within(1, if small { 6 } else { 14 }) as usize,
             malformed: if rng.chance(300) { rng.pick(&[50, 300]) } else { 0 },
             largest_body,
@@ -168,8 +174,10 @@ impl Plan {
              header_bytes: {header_bytes}B, request_line: {request_line}B, buffer: {buffer}B}}\n"
         );
         for service in 0..2 {
-            let threshold = if self.is_calm { 1000 } else { rng.within(1, 4) };
-            let cooldown = rng.pick(&[50, 1000, 8000]);
+            let _ = writeln!(text, "s{service}:");
+            let _ = writeln!(text, "  circuit_breaker: {{{}}}", self.breaker(rng));
+            let _ = writeln!(text, "  retries: {{{}}}", self.retries(rng));
+            let _ = writeln!(text, "  load_balancing: {{{}}}", balancing(rng));
             let connect = span(rng, 15_000, &[100, 1000]);
             let response = span(rng, 15_000, &[200, 1000, 3000]);
             let idle = span(rng, 15_000, &[200, 1000, 3000]);
@@ -177,12 +185,10 @@ impl Plan {
             let total = if !self.is_calm && rng.chance(200) { rng.pick(&[300, 4000]) } else { 0 };
             let pool_idle = rng.pick(&[0, 100, 3000]);
             let max_idle = rng.pick(&[0, 1, 3, 100]);
-            let retries = rng.within(0, 2);
             let host = rng.pick(&["upstream", "client", "literal.example:81"]);
             let _ = write!(
                 text,
-                "s{service}:\n  circuit_breaker: {{failure_threshold: {threshold}, cooldown: {cooldown}ms}}\n  \
-                 retries: {{attempts: {retries}}}\n  timeouts: {{connect: {connect}ms, response: {response}ms, \
+                "  timeouts: {{connect: {connect}ms, response: {response}ms, \
                  idle: {idle}ms, stream: {stream}ms, total: {total}ms}}\n  \
                  pool: {{idle: {pool_idle}ms, max_idle: {max_idle}}}\n  \
                  headers: {{host: '{host}'}}\n"
@@ -192,16 +198,143 @@ impl Plan {
             }
             text.push_str("  upstreams:\n");
             let most = if !self.is_calm && rng.chance(200) { rng.within(1, 3) } else { 0 };
-            let listed = rng.within(1, 3);
+            let listed = rng.within(1, 4);
             let first = rng.below(SERVERS as u64);
             for n in 0..listed {
                 let server = ((first + n) % SERVERS as u64) as usize;
                 let (authority, base) = (authority(server), base(server));
-                let _ = writeln!(text, "    - {{url: 'http://{authority}{base}', max_requests: {most}}}");
+                let mut entry = format!("url: 'http://{authority}{base}', max_requests: {most}");
+                // Somebody must serve, or all that is seen of the service are its refusals.
+                let may_rest = n > 0 || !self.is_calm && rng.chance(30);
+                let weight = if may_rest { rng.pick(&[1, 1, 1, 1, 2, 5, 0]) } else { rng.pick(&[1, 1, 3]) };
+                if weight != 1 {
+                    let _ = write!(entry, ", weight: {weight}");
+                }
+                if rng.chance(200) {
+                    entry.push_str(", backup: true");
+                }
+                if rng.chance(100) {
+                    let own = if self.is_calm {
+                        "mode: observe"
+                    } else {
+                        rng.pick(&["enabled: false", "cooldown: 70ms, max_cooldown: 90ms", "mode: observe"])
+                    };
+                    let _ = write!(entry, ", circuit_breaker: {{{own}}}");
+                }
+                let _ = writeln!(text, "    - {{{entry}}}");
             }
         }
         text
     }
+
+    /// The fields of a `circuit_breaker`. In a calm run it has nothing to skip an upstream for.
+    fn breaker(&self, rng: &mut Random) -> String {
+        let mut fields = Vec::new();
+        let mode = match rng.below(if self.is_calm { 4 } else { 10 }) {
+            0 => Some("enabled: false"),
+            1 => Some("mode: observe"),
+            _ => None,
+        };
+        fields.extend(mode.map(str::to_owned));
+        let passes = mode.is_some();
+        // What one configuration only observes is skipped by the next.
+        let is_inert = self.is_calm && (!passes || self.switches > 0);
+        let threshold = if is_inert { 1000 } else { rng.within(1, 4) };
+        let cooldown = rng.pick(&[50, 1000, 8000]);
+        fields.push(format!("failure_threshold: {threshold}, cooldown: {cooldown}ms"));
+        let mut may = |per_mille: u32, field: &dyn Fn(&mut Random) -> String| {
+            if rng.chance(per_mille) {
+                let field = field(rng);
+                fields.push(field);
+            }
+        };
+        may(300, &|rng| {
+            let most = cooldown * rng.pick(&[1, 2, 10]);
+            format!("backoff: {}, max_cooldown: {most}ms", rng.pick(&["1", "1.5", "3", "100"]))
+        });
+        may(300, &|rng| format!("jitter: {}%", rng.pick(&[1, 20, 100])));
+        may(300, &|rng| format!("half_open_probes: {}", rng.within(1, 4)));
+        may(300, &|rng| format!("success_threshold: {}", rng.within(1, 3)));
+        may(300, &|rng| format!("probe_timeout: {}ms", rng.pick(&[20, 300, 5000])));
+        may(300, &|rng| format!("when_all_open: {}", rng.pick(&["reject", "probe", "probe", "ignore"])));
+        match rng.below(6) {
+            0 => fields.push("failure_on: [connect, closed, 5xx], neutral_on: [timeout, 404]".to_owned()),
+            1 => fields.push("failure_on: [connect, tls, unsent, closed, invalid, timeout, cut]".to_owned()),
+            2 => fields.push("neutral_on: [client_abort, rejected, connect, 503]".to_owned()),
+            _ => {}
+        }
+        if !is_inert {
+            if rng.chance(300) {
+                let (rate, window) = (rng.pick(&[1, 30, 100]), rng.pick(&[100, 1000, 10_000]));
+                fields.push(format!("failure_rate: {rate}%, window: {window}ms, min_requests: {}", rng.within(1, 8)));
+            }
+            if rng.chance(200) {
+                let rate = rng.pick(&["", ", slow_rate: 20%", ", slow_rate: 100%"]);
+                fields.push(format!("slow_after: {}ms{rate}", rng.pick(&[1, 20, 500])));
+            }
+        }
+        fields.join(", ")
+    }
+
+    /// The fields of `retries`.
+    fn retries(&self, rng: &mut Random) -> String {
+        // The most that there can be only where each is over soon.
+        let is_swift = self.is_calm || self.weather.late == 0 && self.weather.smallest_pipe >= 300;
+        let attempts = rng.pick(&[0, 1, 1, 2, if is_swift { 3 } else { 2 }, if is_swift { 15 } else { 1 }]);
+        let mut fields = vec![format!("attempts: {attempts}")];
+        let on = rng.pick(&[
+            "",
+            "",
+            "[connect, unsent]",
+            "[connect, tls, unsent, closed, 5xx]",
+            "[connect, unsent, closed, invalid, timeout, 5xx, 404]",
+            "[5xx, timeout]",
+            "[500-599, invalid]",
+            "[connect, 200, 201, 204, 304, 503]",
+            "[]",
+        ]);
+        if !on.is_empty() {
+            fields.push(format!("on: {on}"));
+        }
+        let methods = rng.pick(&["", "", "[GET]", "[POST, PATCH, PUT]", "[GET, HEAD, POST, PUT, DELETE, PATCH]", "[]"]);
+        if !methods.is_empty() {
+            fields.push(format!("methods: {methods}"));
+        }
+        if rng.chance(400) {
+            let budget = rng.pick(&[0, 1, 50, 100]);
+            fields.push(format!("budget: {budget}%, budget_min: {}", rng.pick(&[0, 1, 100, 1000])));
+        } else {
+            fields.push("budget_min: 1000".to_owned());
+        }
+        if rng.chance(300) {
+            fields.push(format!("body_limit: {}B", rng.pick(&[0, 100, 20_000])));
+        }
+        if rng.chance(400) {
+            let patience = if self.is_calm { 15_000 } else { rng.pick(&[100, 200, 1000]) };
+            fields.push(format!("per_try_timeout: {patience}ms"));
+        }
+        if rng.chance(400) {
+            // It doubles with each, and nobody's patience is endless.
+            let longest = if attempts > 3 { 2 } else { 4 - 2 * usize::from(self.is_calm) };
+            let wait = rng.pick(&[1, 5, 1000, 2000][..longest]);
+            fields.push(format!("backoff: {wait}ms"));
+        }
+        fields.join(", ")
+    }
+}
+
+/// The fields of `load_balancing`.
+fn balancing(rng: &mut Random) -> String {
+    let policy = rng.pick(&["round_robin", "round_robin", "least_requests", "p2c", "random", "hash", "hash"]);
+    let on = rng.pick(&["client_ip", "path", "header:X-Key", "cookie:k"]);
+    let mut fields = format!("policy: {policy}");
+    if policy == "hash" {
+        let _ = write!(fields, ", hash_on: '{on}'");
+    }
+    if rng.chance(200) {
+        let _ = write!(fields, ", slow_start: {}ms", rng.pick(&[10, 500, 5000]));
+    }
+    fields
 }
 
 fn mood(rng: &mut Random, is_calm: bool, has_idle_close: bool, largest_body: usize) -> Mood {
@@ -213,7 +346,8 @@ fn mood(rng: &mut Random, is_calm: bool, has_idle_close: bool, largest_body: usi
         hangs: bad(rng, 80),
         connect_us: rng.pick(&[0, 300, 50 * MS]),
         fails: bad(rng, 500),
-        status_5xx: bad(rng, 300),
+        // A status is no fault of anybody's where no breaker is in the way.
+        status_5xx: if is_calm && rng.chance(500) { rng.below(500) as u32 } else { bad(rng, 300) },
         early: if is_calm { 0 } else { bad(rng, 400) },
         http10: if rng.chance(300) { rng.below(500) as u32 } else { 0 },
         until_close: if rng.chance(400) { rng.below(500) as u32 } else { 0 },

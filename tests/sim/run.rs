@@ -7,7 +7,9 @@ use crate::net::{Due, GATE, LinkId, SPLICE, Shared, SimListener, SimNet, World, 
 use crate::origin::Origin;
 use crate::plan::{Plan, SERVERS, addresses, authority};
 use crate::rng::{Random, mix};
+use crate::watch;
 use fusegate::config;
+use fusegate::config::model::Config;
 use fusegate::control::build::{self, Addresses, Facts};
 use fusegate::ground::tick::Tick;
 use fusegate::http::render::{self, Answer};
@@ -26,6 +28,9 @@ use std::sync::{Arc, Weak};
 const SPIN: u32 = 10_000;
 /// Rounds of the simulator after which a run does not end any more.
 const ROUNDS: u64 = 3_000_000;
+/// How late an event may reach a shard that is not held up, and in how many turns a deadline is seen.
+const SLOW_US: u64 = 100_000;
+const SLOW_TURNS: u32 = 20;
 /// Longer than every timeout of every configuration.
 const FAR_US: u64 = 200_000_000;
 
@@ -133,7 +138,11 @@ impl Run {
             service_slots: Arc::default(),
             upstream_slots: Arc::default(),
         };
-        let snapshot = Arc::new(build_snapshot(&plan.config(rng), None, &facts, 1)?);
+        let (snapshot, config) = build_snapshot(&plan.config(rng), None, &facts, 1)?;
+        let snapshot = Arc::new(snapshot);
+        let mut ledger = Ledger::default();
+        ledger.watch.is_prompt = plan.weather.late == 0 && plan.weather.smallest_pipe >= 300;
+        ledger.watch.add(config, &snapshot, plan.shards);
         let process = Arc::new(Process::new(seed, plan.shards));
         process.ready.store(true, std::sync::atomic::Ordering::Relaxed);
         let (sender, notices) = sync_channel(NOTICES);
@@ -161,7 +170,7 @@ impl Run {
             largest_buffer: snapshot.large_buffer(),
             snapshot,
             identities: Vec::new(),
-            ledger: Ledger::default(),
+            ledger,
             actors: Vec::new(),
             clients: Vec::new(),
             arrivals: 0,
@@ -269,6 +278,7 @@ impl Run {
             });
             (world.now, world.moves)
         };
+        self.ledger.watch.before_turn(now);
         running.turn(Tick::from_us(now), self.events.drain(..));
         let patience = running.patience();
         station.wake_at = patience.map(|patience| now.saturating_add(patience.as_micros() as u64));
@@ -297,10 +307,37 @@ impl Run {
                     self.tickets.push((now + rng.below(late), ticket));
                 }
                 Notice::Died { why, .. } => return Err(why),
+                Notice::Switched { shard, serial } => self.ledger.watch.switched(shard, serial as usize - 1),
+                Notice::Moved(moved) => self.ledger.watch.moved(&moved),
                 _ => {}
             }
         }
+        self.ledger.watch.after_turn(now, shard)?;
+        self.judge_patience(shard)?;
         self.judge_buffers()
+    }
+
+    /// No try is waited for longer than it may take.
+    fn judge_patience(&mut self, shard: usize) -> Result<(), String> {
+        let world = self.world.borrow();
+        for (link, actor) in self.actors.iter_mut().enumerate() {
+            let Actor::Origin(origin, _) = actor else { continue };
+            if world.links[link].shard != shard || !world.links[link].gate_open || !self.ledger.watch.is_prompt {
+                continue;
+            }
+            let Some((asked, since)) = origin.owes_head(&self.ledger) else { continue };
+            let rules = self.ledger.watch.only_rules(&self.ledger.asked[asked]);
+            let Some(patience) = rules.and_then(|service| service.retries.per_try_timeout) else { continue };
+            if world.now > since + patience.as_micros() as u64 + SLOW_US {
+                origin.overdue += 1;
+            }
+            if origin.overdue > SLOW_TURNS {
+                return Err(format!(
+                    "link {link} owes the head of request {asked} since {since}, {patience:?} are allowed"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// What was read of one side and is not written to the other yet is bounded.
@@ -406,7 +443,9 @@ impl Run {
     fn switch(&mut self, rng: &mut Random) -> Result<(), String> {
         self.serial += 1;
         let text = self.plan.config(rng);
-        let snapshot = Arc::new(build_snapshot(&text, Some(&self.snapshot), &self.facts, self.serial)?);
+        let (snapshot, config) = build_snapshot(&text, Some(&self.snapshot), &self.facts, self.serial)?;
+        let snapshot = Arc::new(snapshot);
+        self.ledger.watch.add(config, &snapshot, self.stations.len());
         self.world.borrow_mut().trace(40, || format!("the operator switches to\n{text}"));
         self.largest_buffer = self.largest_buffer.max(snapshot.large_buffer());
         let left = self.snapshot.retire(&snapshot);
@@ -490,6 +529,10 @@ impl Run {
             if begun != settled {
                 return Err(format!("{begun} attempts of {} began, {settled} permits were settled", identity.key));
             }
+            let admitted = watch::admitted(&identity);
+            if admitted != 0 {
+                return Err(format!("{admitted} requests are still counted at {}", identity.key));
+            }
             let in_flight: u64 = identity.counters.iter().fold(0, |sum, c| sum.wrapping_add(c.in_flight.read()));
             if in_flight != 0 {
                 return Err(format!("{} attempts of {} never ended", in_flight as i64, identity.key));
@@ -508,7 +551,12 @@ impl Run {
     }
 }
 
-fn build_snapshot(text: &str, previous: Option<&Snapshot>, facts: &Facts, serial: u64) -> Result<Snapshot, String> {
+fn build_snapshot(
+    text: &str,
+    previous: Option<&Snapshot>,
+    facts: &Facts,
+    serial: u64,
+) -> Result<(Snapshot, Config), String> {
     let loaded =
         config::parse("sim.yaml", text, &|_| None).map_err(|error| format!("{error}\n{}", shown(text.as_bytes())))?;
     let mut found = Addresses::new();
@@ -518,5 +566,6 @@ fn build_snapshot(text: &str, previous: Option<&Snapshot>, facts: &Facts, serial
         found.insert((host.to_owned(), 8001 + server as u16), addresses(server));
     }
     debug_assert_eq!(GATE.1, 8000);
-    Ok(build::snapshot(&loaded.config, previous, &found, facts, serial, serial).0)
+    let snapshot = build::snapshot(&loaded.config, previous, &found, facts, serial, serial).0;
+    Ok((snapshot, loaded.config))
 }
