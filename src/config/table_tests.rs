@@ -112,15 +112,27 @@ fn keys_of(whole: &Value, schema: &Value, path: &str, found: &mut BTreeSet<Strin
 }
 
 /// The rows of the README's tables of fields: the keys, and the defaults as far as there are as many.
-fn rows() -> Vec<(Vec<&'static str>, Vec<&'static str>)> {
-    let rows = README.lines().filter(|line| line.starts_with("| `"));
-    let cells = rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>());
-    let rows = cells.filter(|cells| cells.len() == 3).map(|cells| {
-        let keys: Vec<&str> = cells[0].trim_end_matches(" ¹").split(", ").map(|key| key.trim_matches('`')).collect();
-        let one = keys.len() == 1;
-        (keys, if one { vec![cells[1]] } else { cells[1].split(", ").collect() })
-    });
-    rows.collect()
+fn rows() -> Vec<(Vec<String>, Vec<&'static str>)> {
+    let mut rows = Vec::new();
+    let mut section = "";
+    for line in README.lines() {
+        if let Some(of) = line.strip_prefix("| field of ") {
+            // The table of a mapping names the keys in it; the other tables name all that leads to a key.
+            let mapping = of.split('`').nth(1).filter(|name| of.starts_with('`') && *name != "gateway");
+            section = mapping.unwrap_or_default();
+        }
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [keys, defaults, _] = *cells else { continue };
+        if !line.starts_with("| `") {
+            continue;
+        }
+        let point = if section.is_empty() { "" } else { "." };
+        let keys = keys.trim_end_matches(" ¹").split(", ").map(|key| key.trim_matches('`'));
+        let keys: Vec<String> = keys.map(|key| format!("{section}{point}{key}")).collect();
+        let defaults = if keys.len() == 1 { vec![defaults] } else { defaults.split(", ").collect() };
+        rows.push((keys, defaults));
+    }
+    rows
 }
 
 #[test]
@@ -137,7 +149,7 @@ fn the_readme_tells_every_key_and_its_default() {
         let name = format!("{section}{}", place.key());
         // A row names its first key in full, and the others of the same section by their last word.
         let cell = rows.iter().find_map(|(keys, defaults)| {
-            let same = |key: &&str| *key == name || (keys[0].starts_with(&section) && *key == place.key());
+            let same = |key: &String| *key == name || (keys[0].starts_with(&section) && *key == place.key());
             let at = keys.iter().position(same)?;
             Some((defaults.len() == keys.len()).then(|| defaults[at]))
         });
