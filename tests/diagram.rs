@@ -248,7 +248,8 @@ fn every_row_is_what_the_breaker_does_and_the_log_says() {
             assert_eq!(stage.breaker().view().state, to, "{}", row.cause);
             let upstream = Arc::clone(&stage.snapshot.services[0].upstreams[0].identity);
             let mut history = History::default();
-            let moved = Moved { upstream: Arc::clone(&upstream), transition, cause, observed: false, note: None };
+            let moved =
+                Moved { upstream: Arc::clone(&upstream), at_ms: 0, transition, cause, observed: false, note: None };
             history.moved(&moved, SystemTime::UNIX_EPOCH);
             let reason = &history.of(&upstream).unwrap()[0].reason;
             assert!(fits(&row.reason, reason), "{}: {reason:?} is logged, not {:?}", row.cause, row.reason);

@@ -64,7 +64,7 @@ impl<C: Courier> Control<C> {
         if let Some(transition) = transition {
             let note = wish.reason.map(|reason| reason.chars().filter(|c| !c.is_control()).take(REASON).collect());
             let identity = Arc::clone(&upstream.identity);
-            let moved = Moved { upstream: identity, transition, cause: None, observed: false, note };
+            let moved = Moved { upstream: identity, at_ms: now.ms(), transition, cause: None, observed: false, note };
             self.history.moved(&moved, SystemTime::now());
         }
         let upstream = status::upstream_status(self, upstream, now);

@@ -14,7 +14,7 @@ const REMEMBERED: usize = 16;
 /// One transition, told.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// When control heard of it.
+    /// When it happened.
     pub time: SystemTime,
     /// Before.
     pub from: State,

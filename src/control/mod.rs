@@ -227,7 +227,10 @@ impl<C: Courier> Control<C> {
             None => {}
             Some(Notice::Ticket(ticket)) => self.take_ticket(ticket, now),
             Some(Notice::Switched { shard, serial }) => self.shard_switched(shard, serial, now),
-            Some(Notice::Moved(moved)) => self.history.moved(&moved, SystemTime::now()),
+            Some(Notice::Moved(moved)) => {
+                let ago = Duration::from_millis(now.ms().saturating_sub(moved.at_ms));
+                self.history.moved(&moved, SystemTime::now() - ago);
+            }
             Some(Notice::Resolved { round, name, result }) => self.resolved(round, name, result, now),
             Some(Notice::Trouble { shard, what }) => log::warn!("shard {shard}: {what}"),
             Some(Notice::Drained { shard }) => {

@@ -115,6 +115,8 @@ pub struct Ticket {
 pub struct Moved {
     /// Whose.
     pub upstream: Arc<UpstreamIdentity>,
+    /// When, in milliseconds since the start: control may hear of it late.
+    pub at_ms: u64,
     /// From, to, why.
     pub transition: Transition,
     /// The failure that caused it.

@@ -157,6 +157,7 @@ impl<N> Ctx<N> {
     pub fn tell_moved(&self, upstream: &snapshot::Upstream, transition: Transition, cause: Option<Failure>) {
         self.tell(Notice::Moved(Moved {
             upstream: Arc::clone(&upstream.identity),
+            at_ms: self.now.ms(),
             transition,
             cause,
             observed: upstream.breaker.mode == Mode::Observe,

@@ -283,7 +283,7 @@ impl Checker {
             upstream.warm_from_ms.store(now.ms().max(1), Ordering::Relaxed);
         }
         let observed = plan.breaker.mode == Mode::Observe;
-        let moved = Moved { upstream, transition, cause, observed, note: None };
+        let moved = Moved { upstream, at_ms: now.ms(), transition, cause, observed, note: None };
         // Waiting for room is fine on this thread; without control the process is ending.
         let _ = self.notices.send(Notice::Moved(moved));
     }
