@@ -1,12 +1,16 @@
 //! The share of bad outcomes in the last seconds: what the rate triggers of a breaker look at.
 //!
-//! The window is cut into ten buckets, each one atomic word; a bucket that is older than the window is begun
-//! anew by the first outcome that falls into it. A bucket that is full halves its counts: the share stays.
+//! The window is cut into ten parts, each counted in one atomic word of a ring; a bucket that is older than the window
+//! is begun anew by the first outcome that falls into it. A bucket that is full halves its counts: the share stays.
 //! Must not know: the clock, what is done about a share.
 
 use crate::ground::sync::{AtomicU64, Ordering};
 
-const BUCKETS: usize = 10;
+/// A window has so many parts.
+const TENTHS: u64 = 10;
+/// More than the parts of a window: what is begun anew is older than any window that still counts, also for a thread
+/// whose clock is some parts behind.
+const BUCKETS: usize = 16;
 const COUNT_BITS: u32 = 13;
 const MOST: u64 = (1 << COUNT_BITS) - 1;
 const EPOCH_MASK: u64 = (1 << (64 - 3 * COUNT_BITS)) - 1;
@@ -102,7 +106,7 @@ impl Window {
     // Windows of different lengths count from different numbers, so that after a reload no bucket of the old window
     // is taken for one of the new. An epoch is not zero, so that an empty bucket belongs to none.
     fn epoch(now_ms: u64, window_ms: u64) -> u64 {
-        let tenth = (window_ms / BUCKETS as u64).max(1);
+        let tenth = (window_ms / TENTHS).max(1);
         now_ms / tenth + (tenth.wrapping_mul(0x9e37_79b1) & EPOCH_MASK) + 1
     }
 
@@ -110,7 +114,7 @@ impl Window {
         let mut sum = Counts::default();
         for bucket in &self.buckets {
             let Bucket { epoch: of, counts } = Bucket::unpack(bucket.load(Ordering::Relaxed));
-            if of != 0 && (epoch & EPOCH_MASK).wrapping_sub(of) & EPOCH_MASK < BUCKETS as u64 {
+            if of != 0 && (epoch & EPOCH_MASK).wrapping_sub(of) & EPOCH_MASK < TENTHS {
                 sum.total += counts.total;
                 sum.failed += counts.failed;
                 sum.slow += counts.slow;
