@@ -150,14 +150,15 @@ class Judge:
             for at, name, _, _ in got:
                 late = [one for one in got if one[0] > at + 0.9 * policy.timeout and one[0] < request.ended]
                 late = [one for one in late if one[1] != name and not self.reads_late(one[1], request, one[0])]
-                if late and not self.ended_early(name, at, request, policy):
+                if late and not self.ended_early(name, at, late[0][0], request, policy):
                     return self.violation(f"asked again after a timeout of {name}", request)
 
-    def ended_early(self, name, at, request, policy):
-        """Whether a try ended otherwise than by its timeout."""
+    def ended_early(self, name, at, following, request, policy):
+        """Whether a try ended otherwise than by its timeout: by the upstream, before that and before the next try."""
         ends = [end for end, who, event, _ in self.events[request.id] if who == name and event in LAST_WORDS - {"gone"}]
         killed = any(fault.kind == "kill" for fault in self.faults_of(name, request))
-        return killed or any(at <= end < at + 0.9 * policy.timeout for end in ends)
+        latest = min(following, at + 0.99 * policy.timeout)
+        return killed or any(at <= end <= latest for end in ends)
 
     def reads_late(self, name, request, at):
         """An upstream that did not run for a while may have read what it had got before."""

@@ -10,7 +10,7 @@ use crate::ground::sync::{AtomicU64, Ordering};
 const TENTHS: u64 = 10;
 /// More than the parts of a window: what is begun anew is older than any window that still counts, also for a thread
 /// whose clock is some parts behind.
-const BUCKETS: usize = 16;
+const BUCKETS: usize = 12;
 const COUNT_BITS: u32 = 13;
 const MOST: u64 = (1 << COUNT_BITS) - 1;
 const EPOCH_MASK: u64 = (1 << (64 - 3 * COUNT_BITS)) - 1;
