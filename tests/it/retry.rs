@@ -200,3 +200,25 @@ fn a_single_upstream_is_tried_again_when_no_other_is_there() {
     assert_eq!(gateway.fetch("/v1/proxy/s/").text(), "second");
     assert_eq!(origin.connections(), 2);
 }
+
+#[test]
+fn an_unwanted_response_that_cannot_be_passed_on_is_502() {
+    // the status asks for another try, nothing is left to pay for it, and the body that came with it is malformed
+    let origin = Origin::start(|conn| {
+        while conn.request().is_some() {
+            let _ = conn.send("HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
+        }
+    });
+    let settings = "retries: {on: [503], budget: 0%, budget_min: 0}";
+    let gateway = Gateway::start(&service("s", &[&origin.url()], settings));
+    assert_proxy_problem(&gateway.fetch("/v1/proxy/s/"), 502, "http_protocol_error");
+    assert_eq!((gateway.fetch("/livez").status, origin.heads()), (200, 1));
+}
+
+#[test]
+fn the_time_of_all_tries_ends_the_wait_for_one() {
+    let origin = Origin::answering(|_| reply(503, "", "no"));
+    let settings = "retries: {on: [503], backoff: 60s}\ntimeouts: {total: 300ms}";
+    let gateway = Gateway::start(&service("s", &[&origin.url()], settings));
+    assert_proxy_problem(&gateway.fetch("/v1/proxy/s/"), 504, "http_response_timeout");
+}
