@@ -318,7 +318,12 @@ impl Origin {
             Framing::UntilClose | Framing::Chunked | Framing::Length(_) | Framing::Empty => {}
         }
         let fails = rng.chance(mood.fails);
-        let failure = if fails { rng.below(9) } else { u64::MAX };
+        let failure = match fails {
+            // An unwanted status and a body that cannot be passed on, at once.
+            true if status >= 500 && framing == Framing::Chunked && rng.chance(500) => 7,
+            true => rng.below(9),
+            false => u64::MAX,
+        };
         let mut is_malformed = false;
         if failure == 0 {
             is_malformed = true;
@@ -401,7 +406,9 @@ impl Origin {
             7 if framing == Framing::Chunked && !without_body => {
                 // A chunk that is none, somewhere in the body.
                 out.truncate(head_end);
-                let cut = rng.below(body_len as u64 + 1) as usize;
+                // Behind a few bytes it comes with the head.
+                let most = if rng.chance(500) { body_len.min(20) } else { body_len };
+                let cut = rng.below(most as u64 + 1) as usize;
                 push_broken_chunks(rng, key, cut, &mut out);
                 is_whole = false;
                 ending = rng.pick(&[Ending::Fin, Ending::Silence]);

@@ -114,6 +114,12 @@ impl Plan {
             _ => rng.pick(&[100, 3000, 20_000, 20_000, 300_000]),
         };
         let moods = (0..SERVERS).map(|_| mood(rng, is_calm, has_idle_close, largest_body)).collect();
+        // A byte at a time on a shard that is late again and again: a head takes a minute, and is sent anew.
+        let patience_us = match is_calm {
+            true => 8 * S,
+            false if weather.late > 0 && smallest_pipe < 300 => 400 * S,
+            false => 100 * S,
+        };
         Plan {
             is_calm,
             shards: rng.within(1, 3) as usize,
@@ -124,7 +130,7 @@ impl Plan {
             drains: rng.chance(200),
             limits_connections: !is_calm && rng.chance(100),
             has_idle_close,
-            patience_us: if is_calm { 8 * S } else { 100 * S },
+            patience_us,
         }
     }
 
@@ -279,7 +285,7 @@ impl Plan {
     /// The fields of `retries`.
     fn retries(&self, rng: &mut Random) -> String {
         // The most that there can be only where each is over soon.
-        let is_swift = self.is_calm || self.weather.late == 0 && self.weather.smallest_pipe >= 300;
+        let is_swift = self.weather.smallest_pipe >= 300 && (self.is_calm || self.weather.late == 0);
         let attempts = rng.pick(&[0, 1, 1, 2, if is_swift { 3 } else { 2 }, if is_swift { 15 } else { 1 }]);
         let mut fields = vec![format!("attempts: {attempts}")];
         let on = rng.pick(&[
@@ -300,11 +306,14 @@ impl Plan {
         if !methods.is_empty() {
             fields.push(format!("methods: {methods}"));
         }
-        if rng.chance(400) {
-            let budget = rng.pick(&[0, 1, 50, 100]);
-            fields.push(format!("budget: {budget}%, budget_min: {}", rng.pick(&[0, 1, 100, 1000])));
-        } else {
-            fields.push("budget_min: 1000".to_owned());
+        // Without a budget what is held is passed on in the end.
+        match rng.below(4) {
+            0 => fields.push(format!("budget: 0%, budget_min: {}", rng.pick(&[0, 0, 1]))),
+            1 => {
+                let budget = rng.pick(&[1, 50, 100]);
+                fields.push(format!("budget: {budget}%, budget_min: {}", rng.pick(&[0, 1, 100])));
+            }
+            _ => fields.push("budget_min: 1000".to_owned()),
         }
         if rng.chance(300) {
             fields.push(format!("body_limit: {}B", rng.pick(&[0, 100, 20_000])));
