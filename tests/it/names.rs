@@ -2,6 +2,7 @@
 
 use crate::support::problem::assert_proxy_problem;
 use crate::support::{Gateway, Origin, service, wait_until};
+use std::os::unix::fs::FileExt;
 
 /// Reserved never to exist (RFC 6761 section 6.4).
 const NOWHERE: &str = "http://no-such-host.invalid:81";
@@ -51,12 +52,14 @@ fn the_addresses_of_a_name_are_tried_in_turn_within_one_attempt() {
 #[test]
 fn a_name_is_asked_for_again_while_the_gateway_runs() {
     let origin = Origin::hello("hello");
-    let hosts = tempfile::NamedTempFile::new().unwrap();
-    let resolve = |line: &str| std::fs::write(hosts.path(), format!("127.0.0.1 localhost\n{line}\n")).unwrap();
+    let (hosts, sources) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    std::fs::write(sources.path(), "hosts: files\n").unwrap();
+    // One write of one length: whoever reads meanwhile finds no empty file.
+    let resolve = |line: &str| hosts.as_file().write_all_at(format!("{line:\n<100}").as_bytes(), 0).unwrap();
     resolve("");
     let url = format!("http://moving.test:{}", origin.addr().port());
     let settings = "dns: {refresh: 200ms, stale: 1s}\ncircuit_breaker: {enabled: false}\nretries: {attempts: 0}";
-    let Some(mut gateway) = Gateway::with_hosts(hosts.path(), &service("s", &[&url], settings)) else {
+    let Some(mut gateway) = Gateway::with_hosts(hosts.path(), sources.path(), &service("s", &[&url], settings)) else {
         eprintln!("not tested: this system does not let a test mount a file of hosts");
         return;
     };

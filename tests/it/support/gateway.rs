@@ -79,9 +79,11 @@ impl Gateway {
         Some(Gateway::spawn(command, settings, services, in_place))
     }
 
-    /// The same where `hosts` stands for `/etc/hosts`; `None` where the system does not let a test mount.
-    pub(crate) fn with_hosts(hosts: &Path, services: &str) -> Option<Gateway> {
-        let mount = format!("mount --bind '{}' /etc/hosts", hosts.display());
+    /// The same where `hosts` stands for `/etc/hosts`, and no name server is asked (`sources` stands for
+    /// `/etc/nsswitch.conf`); `None` where the system does not let a test mount.
+    pub(crate) fn with_hosts(hosts: &Path, sources: &Path, services: &str) -> Option<Gateway> {
+        let bind = |file: &Path, over: &str| format!("mount --bind '{}' {over}", file.display());
+        let mount = format!("{} && {}", bind(hosts, "/etc/hosts"), bind(sources, "/etc/nsswitch.conf"));
         let tried = Command::new("unshare").args(["-Urm", "sh", "-c", &mount]).stderr(Stdio::null()).status();
         if !tried.is_ok_and(|status| status.success()) {
             return None;
