@@ -17,7 +17,7 @@ use fusegate::http::response::Response;
 use fusegate::http::target::{Route, Target};
 
 use fusegate::policy::balance::{self, Cursor, Draw, Policy, Tried, Turns};
-use fusegate::policy::breaker::{Breaker, Mode, Outcome, Settings};
+use fusegate::policy::breaker::{Breaker, Outcome, Settings};
 use fusegate::shared::snapshot::Snapshot;
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -27,18 +27,7 @@ use std::time::{Duration, Instant};
 
 /// The defaults of the configuration.
 const LIMITS: Limits = Limits { request_line: 8 << 10, header_bytes: 32 << 10, headers: 100 };
-const SETTINGS: Settings = Settings {
-    mode: Mode::Enforce,
-    failure_threshold: 5,
-    cooldown_ms: 60_000,
-    backoff: 100,
-    max_cooldown_ms: 60_000,
-    jitter: 0,
-    half_open_probes: 1,
-    success_threshold: 1,
-    lease_ms: 32_000,
-    rates: None,
-};
+const SETTINGS: Settings = Settings::DEFAULT;
 /// Bytes that one read of the shard may give.
 const READ: usize = 64 << 10;
 

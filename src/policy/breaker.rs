@@ -139,20 +139,25 @@ pub struct Settings {
     pub rates: Option<Rates>,
 }
 
+impl Settings {
+    /// Those of a configuration that says nothing.
+    pub const DEFAULT: Settings = Settings {
+        mode: Mode::Enforce,
+        failure_threshold: 5,
+        cooldown_ms: 60_000,
+        backoff: 100,
+        max_cooldown_ms: 60_000,
+        jitter: 0,
+        half_open_probes: 1,
+        success_threshold: 1,
+        lease_ms: 32_000,
+        rates: None,
+    };
+}
+
 impl Default for Settings {
     fn default() -> Settings {
-        Settings {
-            mode: Mode::Enforce,
-            failure_threshold: 5,
-            cooldown_ms: 60_000,
-            backoff: 100,
-            max_cooldown_ms: 60_000,
-            jitter: 0,
-            half_open_probes: 1,
-            success_threshold: 1,
-            lease_ms: 32_000,
-            rates: None,
-        }
+        Settings::DEFAULT
     }
 }
 

@@ -2,18 +2,7 @@
 
 use super::breaker::*;
 
-const SETTINGS: Settings = Settings {
-    mode: Mode::Enforce,
-    failure_threshold: 5,
-    cooldown_ms: 60_000,
-    backoff: 100,
-    max_cooldown_ms: 60_000,
-    jitter: 0,
-    half_open_probes: 1,
-    success_threshold: 1,
-    lease_ms: 32_000,
-    rates: None,
-};
+const SETTINGS: Settings = Settings::DEFAULT;
 
 fn fail(breaker: &Breaker, now_ms: u64) -> Option<Transition> {
     let grant = breaker.acquire(now_ms, SETTINGS.lease_ms, &SETTINGS).expect("available");
