@@ -10,10 +10,10 @@ use crate::http::head;
 use crate::policy::balance::{self, Cursor, Turns};
 use crate::policy::breaker::{Breaker, Rates, Settings};
 use crate::shared::metrics::UpstreamCounters;
-use crate::shared::snapshot::{Service, ServiceIdentity, Slots, Slow, Snapshot, Upstream, UpstreamIdentity};
+use crate::shared::snapshot::{Endpoints, Service, ServiceIdentity, Slots, Slow, Snapshot, Upstream, UpstreamIdentity};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -91,15 +91,22 @@ fn build_service(
     for listed in &service.upstreams {
         let key = listed.url.normalised();
         let position = positions.get(&key).copied().unwrap_or_else(|| {
-            let known = old.zip(old_positions.get(key.as_str())).map(|(old, at)| &old.upstreams[*at].identity);
+            let known = old.zip(old_positions.get(key.as_str())).map(|(old, at)| &old.upstreams[*at]);
             match known {
                 Some(_) => change.upstreams.kept += 1,
                 None => change.upstreams.added += 1,
             }
             let position = upstreams.len() as u16;
-            let identity =
-                known.cloned().unwrap_or_else(|| new_identity(service, listed, &key, previous.is_some(), facts));
-            upstreams.push(build_upstream(service, listed, identity, addresses));
+            let identity = known.map_or_else(
+                || new_identity(service, listed, &key, previous.is_some(), facts),
+                |known| Arc::clone(&known.identity),
+            );
+            let found = addresses.get(&name(&listed.url)).cloned().unwrap_or_default();
+            let endpoints = match known {
+                Some(known) if **known.addresses == found => Arc::clone(&known.addresses),
+                _ => Endpoints::new(found),
+            };
+            upstreams.push(build_upstream(service, listed, identity, endpoints));
             positions.insert(key, position);
             position
         });
@@ -164,7 +171,6 @@ fn new_identity(
         created: SystemTime::now(),
         slot: facts.upstream_slots.take(),
         breaker: Breaker::new(balance::key_of(key.as_bytes())),
-        in_force: AtomicBool::new(true),
         preferred: AtomicU8::new(0),
         admitted: AtomicU32::new(0),
         warm_from_ms: AtomicU64::new(if joins { UpstreamIdentity::JOINED } else { UpstreamIdentity::WARM }),
@@ -177,12 +183,12 @@ fn build_upstream(
     service: &model::Service,
     listed: &model::Upstream,
     identity: Arc<UpstreamIdentity>,
-    addresses: &Addresses,
+    addresses: Arc<Endpoints>,
 ) -> Upstream {
     let url = &listed.url;
     Upstream {
         identity,
-        addresses: addresses.get(&name(url)).cloned().unwrap_or_default(),
+        addresses,
         base_path: url.base_path().as_bytes().into(),
         path: url.path.as_bytes().into(),
         authority: url.authority.as_bytes().into(),
@@ -249,7 +255,7 @@ pub fn known_addresses(config: &Config, snapshot: &Snapshot) -> Addresses {
         .services
         .iter()
         .flat_map(|service| &service.upstreams)
-        .map(|upstream| (upstream.identity.key.as_str(), &upstream.addresses))
+        .map(|upstream| (upstream.identity.key.as_str(), &**upstream.addresses))
         .collect();
     let urls = config.services.iter().flat_map(|service| &service.upstreams).map(|upstream| &upstream.url);
     urls.filter_map(|url| Some((name(url), (*by_key.get(url.normalised().as_str())?).clone()))).collect()

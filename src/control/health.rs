@@ -137,7 +137,7 @@ impl Plan {
             },
         );
         let to_head = check.method == "HEAD";
-        let target = Target { addresses: upstream.addresses.clone(), request, to_head, timeout: check.timeout };
+        let target = Target { addresses: upstream.addresses.to_vec(), request, to_head, timeout: check.timeout };
         Plan { record, target: Arc::new(target), breaker: upstream.breaker }
     }
 }

@@ -875,7 +875,7 @@ impl<N: Net> Shard<N> {
         let used = exchange.attempt.upstream.take();
         let upstream = exchange.upstream();
         let most = upstream.pool.max_idle;
-        let in_force = upstream.identity.in_force.load(Ordering::Relaxed);
+        let in_force = upstream.addresses.in_force.load(Ordering::Relaxed);
         client.state = ClientState::Answering { then };
         client.conn.deadline = ctx.now.after(exchange.snapshot.client.body_idle);
         exchanges.remove(exchange_id);

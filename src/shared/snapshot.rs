@@ -15,6 +15,7 @@ use crate::shared::metrics::UpstreamCounters;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -49,23 +50,20 @@ impl Snapshot {
     }
 
     /// What shards leave behind when they go on to `newer`: the slots whose idle connections must not be used
-    /// any more, because the upstream is gone or has other addresses. Marks those that are gone. It looks at
-    /// every upstream, so that no shard has to.
+    /// any more, because the upstream is gone or has other addresses. Marks those addresses, for the connections
+    /// that are in use. It looks at every upstream, so that no shard has to.
     pub fn retire(&self, newer: &Snapshot) -> Vec<usize> {
-        let kept: HashMap<usize, &[SocketAddr]> = newer
+        let kept: HashMap<usize, &Arc<Endpoints>> = newer
             .services
             .iter()
             .flat_map(|service| &service.upstreams)
-            .map(|upstream| (upstream.identity.slot.number(), &*upstream.addresses))
+            .map(|upstream| (upstream.identity.slot.number(), &upstream.addresses))
             .collect();
         let mut left = Vec::new();
         for upstream in self.services.iter().flat_map(|service| &service.upstreams) {
             let slot = upstream.identity.slot.number();
-            let now = kept.get(&slot);
-            if now.is_none() {
-                upstream.identity.in_force.store(false, Ordering::Relaxed);
-            }
-            if now != Some(&&*upstream.addresses) {
+            if kept.get(&slot).is_none_or(|now| !Arc::ptr_eq(now, &upstream.addresses)) {
+                upstream.addresses.in_force.store(false, Ordering::Relaxed);
                 left.push(slot);
             }
         }
@@ -148,7 +146,7 @@ pub struct Upstream {
     /// Shared by every snapshot that has this URL in this service.
     pub identity: Arc<UpstreamIdentity>,
     /// Of its name; empty while that does not resolve.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Arc<Endpoints>,
     /// The path without a trailing `/`.
     pub base_path: Box<[u8]>,
     /// The whole path.
@@ -183,6 +181,29 @@ pub struct Upstream {
     pub max_requests: Option<u32>,
     /// `health_check`; `None` is off.
     pub health: Option<model::HealthCheck>,
+}
+
+/// The addresses of an upstream, shared by every snapshot that has it with just these.
+#[derive(Debug)]
+pub struct Endpoints {
+    list: Vec<SocketAddr>,
+    /// The newest snapshot has them: a connection to one of them may be kept.
+    pub in_force: AtomicBool,
+}
+
+impl Endpoints {
+    /// In force until a snapshot is retired by one that has others.
+    pub fn new(list: Vec<SocketAddr>) -> Arc<Endpoints> {
+        Arc::new(Endpoints { list, in_force: AtomicBool::new(true) })
+    }
+}
+
+impl Deref for Endpoints {
+    type Target = Vec<SocketAddr>;
+
+    fn deref(&self) -> &Vec<SocketAddr> {
+        &self.list
+    }
 }
 
 /// `circuit_breaker.slow_after` and what follows from it.
@@ -260,8 +281,6 @@ pub struct UpstreamIdentity {
     pub slot: Slot,
     /// Shared by all shards.
     pub breaker: Breaker,
-    /// The configuration in force has it: its connections may be kept.
-    pub in_force: AtomicBool,
     /// Position of the address that worked last.
     pub preferred: AtomicU8,
     /// Requests under way on snapshots that count them.
