@@ -302,8 +302,13 @@ fn snapshot(services: usize) -> Snapshot {
         let _ = writeln!(text, "service-{n}:\n  - http://127.0.0.1:9001\n  - http://127.0.0.1:9002");
     }
     let Ok(loaded) = fusegate::config::parse("config.yaml", &text, &|_| None) else { panic!("a valid configuration") };
-    let facts =
-        build::Facts { shards: 2, descriptors: 1024, service_slots: Arc::default(), upstream_slots: Arc::default() };
+    let facts = build::Facts {
+        shards: 2,
+        descriptors: 1024,
+        log_dropped: || 0,
+        service_slots: Arc::default(),
+        upstream_slots: Arc::default(),
+    };
     build::snapshot(&loaded.config, None, &build::Addresses::new(), &facts, 1, 1).0
 }
 

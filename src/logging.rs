@@ -93,6 +93,11 @@ fn put(logger: &SimpleLogger, level: log::Level, target: &str, text: &str) {
     }));
 }
 
+/// Lines that were dropped because the queue was full.
+pub fn dropped() -> u64 {
+    QUEUE.get().map_or(0, |queue| queue.dropped.load(Ordering::Relaxed))
+}
+
 /// Waits a moment until the lines so far are written.
 pub fn finish() {
     let Some(queue) = QUEUE.get() else { return };

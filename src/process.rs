@@ -5,6 +5,7 @@
 //! Must not know: HTTP, what a notice means.
 
 use crate::config::model;
+use crate::control::access::AccessLog;
 use crate::control::health::Health;
 use crate::control::resolve::{Names, Resolver};
 use crate::control::watch::fingerprint;
@@ -19,7 +20,7 @@ use crate::shared::process::Process;
 use crate::shared::snapshot::Snapshot;
 use mio::net::TcpListener;
 use mio::{Interest, Poll, Token, Waker};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
@@ -108,30 +109,52 @@ fn run(source: Source, config: model::Config, fingerprint: u64) -> Result<(), St
     let addresses = claim(&config.gateway.listen)?;
     let (notices, inbox) = sync_channel(NOTICES);
     watch_signals(notices.clone())?;
-    let facts = build::Facts { shards, descriptors, service_slots: Arc::default(), upstream_slots: Arc::default() };
+    let facts = build::Facts {
+        shards,
+        descriptors,
+        log_dropped: logging::dropped,
+        service_slots: Arc::default(),
+        upstream_slots: Arc::default(),
+    };
     let Some((snapshot, hung_up)) = first_snapshot(&config, &facts, clock, &notices, &inbox) else { return Ok(()) };
     let snapshot = Arc::new(snapshot);
-    let process = Arc::new(Process::new(random()?, shards));
+    let process = Arc::new(Process::new(random()?, shards, &config.gateway.buckets));
     let mut couriers = Vec::with_capacity(shards);
     for shard in 0..shards {
         let started = start_shard(shard, &addresses, &snapshot, &process, notices.clone(), clock);
         couriers.push(started.map_err(|error| format!("cannot start shard {shard}: {error}"))?);
     }
+    let mut access = AccessLog::new(Arc::clone(&process.access));
+    access.set(&config.gateway.access)?;
     process.ready.store(true, Ordering::Relaxed);
     for address in &addresses {
         log::info!("listening on {address}, shards: {shards}, services: {}", snapshot.services.len());
     }
-    let signals = Signals { hangup: SIGHUP };
+    let signals = Signals { hangup: SIGHUP, reopen: SIGUSR1 };
     let seed = random()?;
     let health = Health::new(notices.clone(), Arc::new(move || clock.now()), random()?);
-    let mut control =
-        Control::new(source, config, fingerprint, snapshot, facts, process, couriers, notices, signals, seed, health);
+    let mut control = Control::new(
+        source,
+        config,
+        fingerprint,
+        snapshot,
+        facts,
+        process,
+        couriers,
+        notices,
+        signals,
+        seed,
+        health,
+        access,
+    );
     control.watch_names(&[], clock.now());
     control.watch_file();
     if hung_up {
         control.step(Some(Notice::Signal(SIGHUP)), clock.now());
     }
-    steer(&mut control, &inbox, clock)
+    let end = steer(&mut control, &inbox, clock);
+    control.finish();
+    end
 }
 
 /// The control thread's loop.
@@ -168,8 +191,9 @@ fn first_snapshot(
     while !names.is_done() {
         match inbox.recv_timeout(names.deadline.since(clock.now())) {
             Ok(Notice::Resolved { round: 1, name, result }) => names.take(name, result),
-            Ok(Notice::Signal(signal)) if signal != SIGHUP => return None,
-            Ok(Notice::Signal(_)) => hung_up = true,
+            Ok(Notice::Signal(SIGHUP)) => hung_up = true,
+            Ok(Notice::Signal(SIGUSR1)) => {}
+            Ok(Notice::Signal(_)) => return None,
             Ok(_) => {}
             Err(_) => break,
         }
@@ -234,12 +258,12 @@ fn listening_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 }
 
 fn watch_signals(notices: SyncSender<Notice>) -> Result<(), String> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM, SIGINT])
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM, SIGINT, SIGUSR1])
         .map_err(|error| format!("cannot watch signals: {error}"))?;
     let watch = move || {
         let mut ending = false;
         for signal in signals.forever() {
-            if signal != SIGHUP && std::mem::replace(&mut ending, true) {
+            if !matches!(signal, SIGHUP | SIGUSR1) && std::mem::replace(&mut ending, true) {
                 // Whoever asks twice does not want to wait.
                 std::process::exit(i32::from(EXIT_FAILURE));
             }

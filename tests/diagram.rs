@@ -94,8 +94,13 @@ impl Stage {
     fn new(circuit_breaker: &str) -> Stage {
         let text = format!("s: {{upstreams: [http://a], circuit_breaker: {{{circuit_breaker}}}}}\n");
         let config = config::parse("c.yaml", &text, &|_| None).unwrap().config;
-        let facts =
-            Facts { shards: 1, descriptors: 100, service_slots: Arc::default(), upstream_slots: Arc::default() };
+        let facts = Facts {
+            shards: 1,
+            descriptors: 100,
+            log_dropped: || 0,
+            service_slots: Arc::default(),
+            upstream_slots: Arc::default(),
+        };
         let (snapshot, _) = build::snapshot(&config, None, &build::Addresses::new(), &facts, 1, 1);
         let settings = snapshot.services[0].upstreams[0].breaker;
         Stage { snapshot, settings, told: Vec::new() }

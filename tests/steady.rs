@@ -219,6 +219,7 @@ impl Gateway {
         let facts = build::Facts {
             shards: 1,
             descriptors: 1024,
+            log_dropped: || 0,
             service_slots: Arc::default(),
             upstream_slots: Arc::default(),
         };
@@ -238,7 +239,7 @@ impl Gateway {
         let (commands, inbox) = sync_channel(COMMANDS);
         let (outbox, notices) = sync_channel(NOTICES);
         let mailbox = Mailbox { shard: 0, commands: inbox, notices: outbox };
-        let process = Arc::new(Process::new(1, 1));
+        let process = Arc::new(Process::new(1, 1, &config.gateway.buckets));
         let clock = Arc::new(Clock { start: Instant::now(), ahead_us: AtomicU64::new(0) });
         let tally: &'static Tally = Box::leak(Box::default());
         let of_shard = Arc::clone(&clock);

@@ -143,10 +143,14 @@ impl Defs {
     fn entry(&mut self, outer: &str, entry: &Entry) -> Value {
         let (mut schema, default, bounds) = match &entry.what {
             What::Value(kind, shown) => (schema_of(kind), shown.as_ref().map(json_of), bounds(kind)),
-            What::Mapping(Mapping { entries, optional, off }) => {
+            What::Mapping(Mapping { entries, optional, off, words }) => {
                 let inside = self.mapping(entry.key, entries);
                 let refer = self.put(outer, entry.key, inside);
-                let schema = if *optional { json!({"anyOf": [refer, {"const": false}]}) } else { refer };
+                let schema = match words.as_slice() {
+                    [] if *optional => json!({"anyOf": [refer, {"const": false}]}),
+                    [] => refer,
+                    words => any_of([json!({"enum": words}), refer]),
+                };
                 (schema, off.then(|| json!(false)), String::new())
             }
             What::Apart(Apart::Upstreams) => (reference("upstreams"), None, String::new()),

@@ -320,6 +320,12 @@ pub struct Gateway {
     pub drain_timeout: Duration,
     /// `log.level`.
     pub log_level: log::LevelFilter,
+    /// `log.access`.
+    pub access: Access,
+    /// `metrics.path`.
+    pub metrics_path: String,
+    /// `metrics.buckets`: bounds of histograms, rising, at least one.
+    pub buckets: Vec<Duration>,
     /// `reload`.
     pub reload: Reload,
 }
@@ -333,9 +339,50 @@ impl Default for Gateway {
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(30),
             log_level: log::LevelFilter::Info,
+            access: Access::default(),
+            metrics_path: "/metrics".to_owned(),
+            // Those that OpenTelemetry advises for durations of requests.
+            buckets: [5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000]
+                .map(Duration::from_millis)
+                .to_vec(),
             reload: Reload::default(),
         }
     }
+}
+
+/// `gateway.log.access`: a line for every request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// How a line looks.
+    pub format: AccessFormat,
+    /// Where it goes.
+    pub to: AccessTo,
+}
+
+/// How a line of the access log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessFormat {
+    /// There is none.
+    #[default]
+    Off,
+    /// The Common Log Format.
+    Common,
+    /// The same with `Referer` and `User-Agent`.
+    Combined,
+    /// A JSON object.
+    Json,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AccessTo {
+    /// To the standard output.
+    #[default]
+    Stdout,
+    /// To where the log goes.
+    Stderr,
+    /// To the end of a file, which is opened again at SIGUSR1.
+    File(String),
 }
 
 /// `gateway.reload`: whether the file is reloaded by itself when its content changes.

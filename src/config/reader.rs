@@ -80,7 +80,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `None` after an error: the target stays as it was.
-    fn field<T>(&mut self, rule: &Rule<T>, node: &Node, target: &mut T) -> Option<()> {
+    pub(super) fn field<T>(&mut self, rule: &Rule<T>, node: &Node, target: &mut T) -> Option<()> {
         match rule {
             Rule::Flag(lens) => (lens.set)(target, self.flag(node)?),
             Rule::Count(range, lens) => (lens.set)(target, self.count(node, range)?),

@@ -7,7 +7,7 @@
 
 use super::diagnostics::Fault;
 use super::reader::Reader;
-use super::tree::Node;
+use super::tree::{Node, Value};
 use super::units;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -245,7 +245,7 @@ impl<T, U> Section<T> for Part<T, U> {
     }
 
     fn outline(&self, target: &T) -> Mapping {
-        Mapping { entries: outline(self.table, (self.of)(target)), optional: false, off: false }
+        Mapping { entries: outline(self.table, (self.of)(target)), optional: false, off: false, words: Vec::new() }
     }
 }
 
@@ -262,7 +262,39 @@ impl<T, U: Clone + Default> Section<T> for Optional<T, U> {
     fn outline(&self, target: &T) -> Mapping {
         let part = (self.of)(target);
         let entries = outline(self.table, part.as_ref().unwrap_or(&U::default()));
-        Mapping { entries, optional: true, off: part.is_none() }
+        Mapping { entries, optional: true, off: part.is_none(), words: Vec::new() }
+    }
+}
+
+/// A mapping that a word of its first key can stand for.
+pub(super) struct Short<T: 'static, U: 'static> {
+    pub(super) table: Table<U>,
+    pub(super) of: fn(&T) -> &U,
+    pub(super) of_mut: fn(&mut T) -> &mut U,
+    pub(super) check: Option<Check<U>>,
+}
+
+fn first<U>(table: Table<U>) -> Option<&'static Field<U>> {
+    table.iter().flat_map(|group| *group).next()
+}
+
+impl<T, U> Section<T> for Short<T, U> {
+    fn read(&self, target: &mut T, node: &Node, reader: &mut Reader<'_>) {
+        match first(self.table) {
+            Some(first) if matches!(&node.value, Value::Scalar(_)) && !node.is_null() => {
+                // What is wrong with it has been reported.
+                let _ = reader.field(&first.rule, node, (self.of_mut)(target));
+            }
+            _ => read(self.table, self.check, (self.of_mut)(target), node, reader),
+        }
+    }
+
+    fn outline(&self, target: &T) -> Mapping {
+        let words = match first(self.table).map(|first| &first.rule) {
+            Some(Rule::Word(choice)) => choice.words(),
+            _ => Vec::new(),
+        };
+        Mapping { entries: outline(self.table, (self.of)(target)), optional: false, off: false, words }
     }
 }
 
@@ -303,6 +335,8 @@ pub(super) struct Mapping {
     pub(super) optional: bool,
     /// It is off; the entries hold what it would begin with.
     pub(super) off: bool,
+    /// Words that stand for it when its first key is all that it needs.
+    pub(super) words: Vec<&'static str>,
 }
 
 /// What a value may be.

@@ -6,14 +6,15 @@
 
 use super::diagnostics::{At, Fault, quote};
 use super::model::{
-    self, Balancing, CircuitBreaker, Client, Dns, Gateway, HashOn, HealthCheck, HostHeader, Limits, Pool, Reload,
-    Timeouts, WhenAllOpen,
+    self, Access, AccessFormat, AccessTo, Balancing, CircuitBreaker, Client, Dns, Gateway, HashOn, HealthCheck,
+    HostHeader, Limits, Pool, Reload, Timeouts, WhenAllOpen,
 };
 use super::reader::{Reader, keys};
 use super::rules::{Apart, Field, Form, Lens, OneOf, Rule, Table, at, part};
 use super::suggest::did_you_mean;
 use super::tree::{Node, Value};
 use super::{units, url};
+use crate::http::target::Route;
 use crate::policy::balance;
 use crate::policy::breaker::Mode;
 use crate::policy::class::{Causes, Class};
@@ -593,6 +594,7 @@ pub(super) const GATEWAY: Table<Process> = &[&[
     field("limits", "Bounds.", Rule::Mapping(&part!(Part, Process.gateway.limits, LIMITS, Some(check_limits)))),
     field("drain", "How the gateway ends.", Rule::Mapping(&part!(Part, Process.gateway, DRAIN, None))),
     field("log", "What is logged.", Rule::Mapping(&part!(Part, Process.gateway, LOG, None))),
+    field("metrics", "What is counted, for Prometheus.", Rule::Mapping(&part!(Part, Process.gateway, METRICS, None))),
     field(
         "reload",
         "Whether the file is reloaded by itself when its content changes.",
@@ -636,22 +638,139 @@ const DRAIN: Table<Gateway> = &[&[field(
     Rule::Duration(TO_DAY, at!(drain_timeout)),
 )]];
 
-const LOG: Table<Gateway> = &[&[field(
-    "level",
-    "How much.",
-    Rule::Word(&OneOf {
-        words: &[
-            ("off", LevelFilter::Off),
-            ("error", LevelFilter::Error),
-            ("warn", LevelFilter::Warn),
-            ("info", LevelFilter::Info),
-            ("debug", LevelFilter::Debug),
-            ("trace", LevelFilter::Trace),
-        ],
-        set: |gateway: &mut Gateway, level| gateway.log_level = level,
-        get: |gateway| gateway.log_level,
-    }),
-)]];
+const LOG: Table<Gateway> = &[&[
+    field(
+        "level",
+        "How much.",
+        Rule::Word(&OneOf {
+            words: &[
+                ("off", LevelFilter::Off),
+                ("error", LevelFilter::Error),
+                ("warn", LevelFilter::Warn),
+                ("info", LevelFilter::Info),
+                ("debug", LevelFilter::Debug),
+                ("trace", LevelFilter::Trace),
+            ],
+            set: |gateway: &mut Gateway, level| gateway.log_level = level,
+            get: |gateway| gateway.log_level,
+        }),
+    ),
+    field(
+        "access",
+        "A line for every request: a format, or a mapping that also says where it goes.",
+        Rule::Mapping(&part!(Short, Gateway.access, ACCESS, None)),
+    ),
+]];
+
+const ACCESS: Table<Access> = &[&[
+    field(
+        "format",
+        "How a line looks.",
+        Rule::Word(&OneOf {
+            words: &[
+                ("off", AccessFormat::Off),
+                ("common", AccessFormat::Common),
+                ("combined", AccessFormat::Combined),
+                ("json", AccessFormat::Json),
+            ],
+            set: |access: &mut Access, format| access.format = format,
+            get: |access| access.format,
+        }),
+    ),
+    field(
+        "to",
+        "stdout, stderr, or a file, which is opened again at SIGUSR1.",
+        Rule::Text(
+            Form { words: || vec!["stdout", "stderr"], ..Form::pattern("^[^\\x00]*/[^\\x00]*$") },
+            |access, text| {
+                access.to = match text {
+                    "stdout" => AccessTo::Stdout,
+                    "stderr" => AccessTo::Stderr,
+                    // Whoever misspells a stream shall not find a file of that name.
+                    _ if !text.contains('/') || text.contains('\0') => {
+                        let fault = Fault::new(format!("to {} is neither a stream nor a path", quote(text)));
+                        return Err(fault.help("write stdout, stderr, or the path of a file with a /"));
+                    }
+                    path => AccessTo::File(path.to_owned()),
+                };
+                Ok(())
+            },
+            |access| {
+                Some(match &access.to {
+                    AccessTo::Stdout => "stdout".to_owned(),
+                    AccessTo::Stderr => "stderr".to_owned(),
+                    AccessTo::File(path) => path.clone(),
+                })
+            },
+        ),
+    ),
+]];
+
+const METRICS: Table<Gateway> = &[&[
+    field(
+        "path",
+        "Where they are.",
+        Rule::Text(
+            Form::pattern("^/[!$&'()*+,./0-9:;=@A-Z_a-z~-]*$"),
+            |gateway, text| {
+                metrics_path(text)?;
+                text.clone_into(&mut gateway.metrics_path);
+                Ok(())
+            },
+            |gateway| Some(gateway.metrics_path.clone()),
+        ),
+    ),
+    field(
+        "buckets",
+        "Bounds of histograms of durations, rising.",
+        Rule::List(
+            Form::pattern("^([0-9]{1,18}(\\.[0-9]+)?(h|m|s|ms))+$"),
+            |gateway, node, reader| buckets(&mut gateway.buckets, node, reader),
+            |gateway| gateway.buckets.iter().copied().map(units::show_duration).collect(),
+        ),
+    ),
+]];
+
+/// A path that is nobody else's.
+fn metrics_path(text: &str) -> Result<(), Fault> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!$&'()*+,-./:;=@_~".contains(&byte);
+    if !text.starts_with('/') || !text.bytes().all(is_plain) {
+        return Err(Fault::new(format!("path {} is not the path of a resource", quote(text))).help("such as /metrics"));
+    }
+    if Route::of(text.as_bytes()) != Route::Unknown || text.starts_with("/v1/") || text == "/" {
+        return Err(Fault::new(format!("path {} is that of something else", quote(text))).help("such as /metrics"));
+    }
+    Ok(())
+}
+
+fn buckets(bounds: &mut Vec<Duration>, node: &Node, reader: &mut Reader<'_>) {
+    let Value::List(items) = &node.value else {
+        return reader.error(node, Fault::new("buckets must be a list").help("write it as [5ms, 50ms, 500ms, 5s]"));
+    };
+    if !(1..=MOST_BOUNDS).contains(&items.len()) {
+        return reader.error(node, Fault::new(format!("buckets must have from 1 to {MOST_BOUNDS} bounds")));
+    }
+    let mut found: Vec<Duration> = Vec::with_capacity(items.len());
+    for item in items {
+        let Some(text) = reader.text(item) else { continue };
+        match units::duration("a bound of buckets", &text.value) {
+            Err(fault) => reader.error(item, fault),
+            Ok(bound) if !(Duration::from_micros(1)..=Duration::from_secs(24 * 3600)).contains(&bound) => {
+                reader.error(item, Fault::new("a bound of buckets must be from 0.001ms to 24h").help("such as 5ms"));
+            }
+            Ok(bound) if found.last().is_some_and(|last| bound <= *last) => {
+                reader.error(item, Fault::new("the bounds of buckets must rise"));
+            }
+            Ok(bound) => found.push(bound),
+        }
+    }
+    if !found.is_empty() {
+        *bounds = found;
+    }
+}
+
+/// Bounds of a histogram: shards keep room for so many.
+const MOST_BOUNDS: usize = 32;
 
 const RELOAD: Table<Reload> = &[&[
     field("watch", "The system is asked to tell of changes.", Rule::Flag(at!(watch))),

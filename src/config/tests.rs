@@ -378,18 +378,32 @@ fn gateway_limits() {
 }
 
 #[test]
-fn gateway_drain_and_log() {
+fn gateway_drain_log_and_metrics() {
     assert_eq!(gateway("drain: {timeout: 5s}").drain_timeout, 5 * SECOND);
     for (word, level) in
         [("off", log::LevelFilter::Off), ("warn", log::LevelFilter::Warn), ("trace", log::LevelFilter::Trace)]
     {
         assert_eq!(gateway(&format!("log: {{level: {word}}}")).log_level, level);
     }
+    let access = |text: &str| gateway(&format!("log: {{access: {text}}}")).access;
+    let (to_file, stdout) = (AccessTo::File("/a b".to_owned()), AccessTo::Stdout);
+    assert_eq!(access("json"), Access { format: AccessFormat::Json, to: stdout.clone() });
+    assert_eq!(access("{format: common, to: /a b}"), Access { format: AccessFormat::Common, to: to_file });
+    assert_eq!(access("off"), Access { format: AccessFormat::Off, to: stdout });
+    let metrics = gateway("metrics: {path: /m, buckets: [1ms, 2s]}");
+    assert_eq!((metrics.metrics_path.as_str(), metrics.buckets), ("/m", vec![SECOND / 1000, 2 * SECOND]));
     for (text, problem) in [
         ("drain: {timeout: 5}", "2:20 timeout needs a unit: write \"5ms\" or \"5s\""),
         ("drain: {lame_duck: 5s}", "2:11 unknown key \"lame_duck\" in gateway.drain"),
         ("log: {level: warning}", "2:16 level \"warning\" is none of off, error, warn, info, debug, trace"),
-        ("log: {access: off}", "2:9 unknown key \"access\" in gateway.log"),
+        ("log: {acess: off}", "2:9 unknown key \"acess\" in gateway.log"),
+        ("log: {access: apache}", "2:17 access \"apache\" is none of off, common, combined, json"),
+        ("log: {access: {format: json, file: x}}", "2:32 unknown key \"file\" in gateway.log.access"),
+        ("metrics: {path: metrics}", "2:19 path \"metrics\" is not the path of a resource"),
+        ("metrics: {path: /v1/status}", "2:19 path \"/v1/status\" is that of something else"),
+        ("metrics: {buckets: []}", "2:22 buckets must have from 1 to 32 bounds"),
+        ("metrics: {buckets: [5ms, 5ms]}", "2:28 the bounds of buckets must rise"),
+        ("metrics: {buckets: [5]}", "2:23 a bound of buckets needs a unit: write \"5ms\" or \"5s\""),
         ("admin: {}", "2:3 unknown key \"admin\" in gateway"),
         ("upstreams: []", "2:3 upstreams has no place in gateway"),
         ("defaults: {upstreams: []}", "2:14 upstreams has no place in gateway.defaults"),

@@ -9,7 +9,7 @@ use crate::control::resolve::Name;
 use crate::http::head;
 use crate::policy::balance::{self, Cursor, Turns};
 use crate::policy::breaker::{Breaker, Rates, Settings};
-use crate::shared::metrics::UpstreamCounters;
+use crate::shared::metrics::{ServiceCounters, UpstreamCounters};
 use crate::shared::snapshot::{Endpoints, Service, ServiceIdentity, Slots, Slow, Snapshot, Upstream, UpstreamIdentity};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -24,6 +24,8 @@ pub struct Facts {
     pub shards: usize,
     /// Descriptors that the process may have.
     pub descriptors: usize,
+    /// Lines of the log that were dropped.
+    pub log_dropped: fn() -> u64,
     /// Numbers of services.
     pub service_slots: Arc<Slots>,
     /// Numbers of upstreams.
@@ -68,6 +70,7 @@ pub fn snapshot(
             headers: limits.headers,
         },
         buffer: limits.buffer,
+        metrics_path: config.gateway.metrics_path.as_bytes().into(),
         connections: limits.connections.map_or(auto, std::num::NonZeroUsize::get),
     };
     (snapshot, change)
@@ -134,9 +137,10 @@ fn build_service(
     };
     let main_cursor = cursor(|old| (&old.cursor, &old.turns.main), &turns.main);
     let backup_cursor = cursor(|old| (&old.backup_cursor, &old.turns.backup), &turns.backup);
-    let identity = old
-        .map(|old| Arc::clone(&old.identity))
-        .unwrap_or_else(|| Arc::new(ServiceIdentity { name: service.name.clone(), slot: facts.service_slots.take() }));
+    let identity = old.map(|old| Arc::clone(&old.identity)).unwrap_or_else(|| {
+        let counters = (0..facts.shards).map(|_| ServiceCounters::default()).collect();
+        Arc::new(ServiceIdentity { name: service.name.clone(), slot: facts.service_slots.take(), counters })
+    });
     Service {
         identity,
         upstreams,
@@ -272,7 +276,13 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        Facts { shards: 2, descriptors: 1024, service_slots: Arc::default(), upstream_slots: Arc::default() }
+        Facts {
+            shards: 2,
+            descriptors: 1024,
+            log_dropped: || 0,
+            service_slots: Arc::default(),
+            upstream_slots: Arc::default(),
+        }
     }
 
     fn config(text: &str) -> Config {

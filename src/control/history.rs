@@ -5,7 +5,7 @@
 use crate::policy::breaker::{State, Why};
 use crate::shard::mailbox::Moved;
 use crate::shared::snapshot::UpstreamIdentity;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::SystemTime;
 
 /// Transitions that are remembered of each upstream.
@@ -26,10 +26,14 @@ pub struct Entry {
     pub failures: u64,
 }
 
+/// How often a breaker went to a state for a reason, by both words.
+pub type Counts = BTreeMap<(&'static str, &'static str), u64>;
+
 /// The last transitions of every upstream.
 #[derive(Debug, Default)]
 pub struct History {
     entries: HashMap<(String, String), VecDeque<Entry>>,
+    counts: HashMap<(String, String), Counts>,
 }
 
 impl History {
@@ -45,6 +49,10 @@ impl History {
             from.word(),
             to.word()
         );
+        if from != to {
+            let counts = self.counts.entry((service.clone(), key.clone())).or_default();
+            *counts.entry((to.word(), word(moved.transition.why))).or_default() += 1;
+        }
         let entries = self.entries.entry((service.clone(), key.clone())).or_default();
         if entries.len() == REMEMBERED {
             entries.pop_front();
@@ -62,9 +70,33 @@ impl History {
         self.entries.get(&(upstream.service.clone(), upstream.key.clone()))
     }
 
+    /// What an upstream's breaker did.
+    pub fn counts(&self, upstream: &UpstreamIdentity) -> Option<&Counts> {
+        self.counts.get(&(upstream.service.clone(), upstream.key.clone()))
+    }
+
     /// Forgets the upstreams that `keeps` does not know.
     pub fn retain(&mut self, keeps: impl Fn(&str, &str) -> bool) {
         self.entries.retain(|(service, key), _| keeps(service, key));
+        self.counts.retain(|(service, key), _| keeps(service, key));
+    }
+}
+
+/// The reason in a word, for metrics.
+fn word(why: Why) -> &'static str {
+    match why {
+        Why::InARow(_) => "failures_in_row",
+        Why::FailureRate(_) => "failure_rate",
+        Why::SlowRate(_) => "slow_rate",
+        Why::ProbeFailed => "probe_failed",
+        Why::ProbesSucceeded(_) => "probes_succeeded",
+        Why::CooledDown => "cooled_down",
+        Why::NobodyLeft => "nobody_left",
+        Why::LeaseOver => "lease_over",
+        Why::ChecksFailed => "checks_failed",
+        Why::ChecksSucceeded => "checks_succeeded",
+        Why::Tripped => "tripped",
+        Why::Reset => "reset",
     }
 }
 

@@ -4,28 +4,32 @@
 //!
 //! `step` takes one notice and never waits. Must not know: connections; of a shard it knows the mailbox.
 
+pub mod access;
 pub mod build;
 pub mod circuits;
 pub mod fresh;
 pub mod health;
 pub mod history;
+pub mod metrics;
 pub mod reload;
 pub mod resolve;
 pub mod status;
 pub mod watch;
 
 use crate::config::{self, model};
+use crate::control::access::AccessLog;
 use crate::control::build::Facts;
 use crate::control::fresh::{Fate, Fresh};
 use crate::control::health::Health;
 use crate::control::history::History;
+use crate::control::metrics::{Kind, Reloads};
 use crate::control::reload::{Change, Phase, Reload};
 use crate::control::resolve::{Name, Names, Resolver};
 use crate::control::watch::{Known, Watcher};
 use crate::ground::tick::Tick;
 use crate::http::render::{self, Answer};
 use crate::http::target::Own;
-use crate::shard::mailbox::{Command, Notice, Ticket};
+use crate::shard::mailbox::{Command, Notice, PIECE, Ticket};
 use crate::shared::process::Process;
 use crate::shared::snapshot::Snapshot;
 use serde::Serialize;
@@ -121,6 +125,8 @@ pub struct Control<C> {
     watcher: Option<Watcher>,
     history: History,
     last_reload: Option<status::LastReload>,
+    reloads: Reloads,
+    access: AccessLog,
     fresh: Fresh,
     refresh: Option<Names>,
     serial: u64,
@@ -142,6 +148,8 @@ pub struct Control<C> {
 pub struct Signals {
     /// Reload.
     pub hangup: i32,
+    /// Open log files again.
+    pub reopen: i32,
 }
 
 /// What a shard has to be told and could not.
@@ -175,6 +183,7 @@ impl<C: Courier> Control<C> {
         signals: Signals,
         seed: u64,
         mut health: Health,
+        access: AccessLog,
     ) -> Control<C> {
         health.switch(&snapshot);
         Control {
@@ -194,6 +203,8 @@ impl<C: Courier> Control<C> {
             watcher: None,
             history: History::default(),
             last_reload: None,
+            reloads: Reloads::new(SystemTime::now()),
+            access,
             fresh: Fresh::new(seed),
             refresh: None,
             round: 1,
@@ -243,6 +254,7 @@ impl<C: Courier> Control<C> {
                 return Next::Fail;
             }
             Some(Notice::Signal(signal)) if signal == self.signals.hangup => self.begin_reload(None, now),
+            Some(Notice::Signal(signal)) if signal == self.signals.reopen => self.access.reopen(),
             Some(Notice::Signal(_)) => self.begin_drain(now),
             Some(Notice::FileChanged { fingerprint }) => self.file_changed(fingerprint, now),
         }
@@ -281,6 +293,11 @@ impl<C: Courier> Control<C> {
         if self.health.is_due(now) {
             self.health.switch(&self.snapshot);
         }
+    }
+
+    /// Waits a moment until the last lines of the access log are written.
+    pub fn finish(&self) {
+        self.access.finish();
     }
 
     /// Starts, replaces or ends the watcher of the file, as the configuration wants it.
@@ -458,6 +475,11 @@ impl<C: Courier> Control<C> {
         match ticket.own {
             Own::Reload => self.begin_reload(Some(ticket), now),
             Own::Trip | Own::Reset => self.move_circuit(&ticket, now),
+            Own::Metrics => {
+                let kind = Kind::accepted(&ticket.accept);
+                let body = metrics::exposition(self, kind);
+                self.answer(&ticket, 200, kind.content_type(), &body);
+            }
             _ => {
                 let body = status::document(self, now);
                 self.answer(&ticket, 200, "application/json", &body);
@@ -490,7 +512,8 @@ impl<C: Courier> Control<C> {
         };
         render::answer(&mut bytes, &answer, body);
         // A shard that takes nothing any more lets its ticket time out.
-        self.shards[ticket.shard].send(Command::Answer { client: ticket.client, bytes });
+        let pieces = bytes.chunks(PIECE).map(<[u8]>::to_vec).collect();
+        self.shards[ticket.shard].send(Command::Answer { client: ticket.client, pieces });
     }
 
     /// What changed, in one line.

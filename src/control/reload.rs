@@ -210,6 +210,12 @@ impl<C: Courier> Control<C> {
         if old.listen != new.listen {
             errors.push(format!("{name}: error: gateway.listen cannot change while the gateway runs"));
         }
+        if old.buckets != new.buckets {
+            errors.push(format!("{name}: error: gateway.metrics.buckets cannot change while the gateway runs"));
+        }
+        if let Err(error) = self.access.check(&new.access) {
+            errors.push(format!("{name}: error: {error}"));
+        }
         if old.workers != new.workers {
             errors.push(format!("{name}: error: gateway.workers cannot change while the gateway runs"));
         }
@@ -246,6 +252,9 @@ impl<C: Courier> Control<C> {
             build::snapshot(&config, Some(&self.snapshot), &addresses, &self.facts, self.serial, generation);
         change.services = compare(&self.config, &config);
         log::set_max_level(config.gateway.log_level);
+        if let Err(error) = self.access.set(&config.gateway.access) {
+            log::error!("{error}; the access log stays as it was");
+        }
         self.config = *config;
         self.watch_file();
         self.switch(Arc::new(snapshot), now);
@@ -315,6 +324,7 @@ impl<C: Courier> Control<C> {
     }
 
     fn reloaded(&mut self, ticket: Option<&Ticket>, status: &'static str, change: &Change, warnings: &[String]) {
+        self.reloads.count(status, SystemTime::now());
         self.last_reload = Some(LastReload::new(status, SystemTime::now(), &[]));
         let Some(ticket) = ticket else { return };
         let generation = self.snapshot.generation;
@@ -328,6 +338,7 @@ impl<C: Courier> Control<C> {
             log::error!("{error}");
         }
         if status != 409 {
+            self.reloads.count("failed", SystemTime::now());
             self.last_reload = Some(LastReload::new("failed", SystemTime::now(), errors));
         }
         let Some(ticket) = ticket else { return };

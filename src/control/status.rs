@@ -3,6 +3,7 @@
 //! Must not know: who asks, how a document is sent.
 
 use crate::control::health::Report;
+use crate::control::metrics::Machine;
 use crate::control::reload::to_json;
 use crate::control::{Control, Courier};
 use crate::ground::tick::Tick;
@@ -10,7 +11,7 @@ use crate::http::request::Refusal;
 use crate::policy::breaker::{Breaker, Mode, State};
 use crate::policy::class::Class;
 use crate::shared::failure::Failure;
-use crate::shared::metrics::{Counter, ShardCounters, UpstreamCounters};
+use crate::shared::metrics::{Counter, Ending, Latencies, ShardCounters, UpstreamCounters};
 use crate::shared::snapshot::{Upstream, UpstreamIdentity};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -41,8 +42,26 @@ struct Document<'a> {
     last_reload: &'a Option<LastReload>,
     shards: usize,
     connections: usize,
+    pool: Pool,
+    process: ProcessStatus,
     counters: Counters,
     services: Vec<ServiceStatus<'a>>,
+}
+
+/// Upstream connections.
+#[derive(Serialize)]
+struct Pool {
+    active: u64,
+    idle: u64,
+}
+
+#[derive(Serialize)]
+struct ProcessStatus {
+    pid: u32,
+    cpu_seconds: f64,
+    resident_bytes: u64,
+    open_fds: usize,
+    max_fds: usize,
 }
 
 #[derive(Serialize)]
@@ -87,10 +106,22 @@ pub(super) struct UpstreamStatus<'a> {
     failures: u64,
     settled: u64,
     in_flight: u64,
+    outcomes: BTreeMap<&'static str, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency: Option<LatencyStatus>,
     last_failures: Vec<FailureStatus>,
     transitions: Vec<TransitionStatus<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     health: Option<HealthStatus>,
+}
+
+/// Seconds from the beginning of attempts to their response heads, since the start.
+#[derive(Serialize)]
+struct LatencyStatus {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p99_9: f64,
 }
 
 #[derive(Serialize)]
@@ -131,6 +162,9 @@ struct LastCheck {
 pub fn document<C: Courier>(control: &Control<C>, now: Tick) -> Vec<u8> {
     let shards = &control.process.shards;
     let sum = |pick: fn(&ShardCounters) -> &Counter| shards.iter().map(|shard| pick(shard).read()).sum();
+    let (connections, idle): (u64, u64) =
+        (sum(|shard| &shard.upstream_connections), sum(|shard| &shard.idle_connections));
+    let machine = Machine::look();
     to_json(&Document {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: control.started.elapsed().unwrap_or_default().as_secs(),
@@ -139,6 +173,14 @@ pub fn document<C: Courier>(control: &Control<C>, now: Tick) -> Vec<u8> {
         last_reload: &control.last_reload,
         shards: shards.len(),
         connections: control.process.connections(),
+        pool: Pool { active: connections.saturating_sub(idle), idle },
+        process: ProcessStatus {
+            pid: std::process::id(),
+            cpu_seconds: machine.cpu_s,
+            resident_bytes: machine.resident,
+            open_fds: machine.open_fds,
+            max_fds: control.facts.descriptors,
+        },
         counters: Counters {
             accepted: sum(|shard| &shard.accepted),
             requests: sum(|shard| &shard.requests),
@@ -214,6 +256,8 @@ pub(super) fn upstream_status<'a, C: Courier>(
         failures: sum(|shard| &shard.failures),
         settled: sum(|shard| &shard.settled),
         in_flight: sum(|shard| &shard.in_flight),
+        outcomes: outcomes(identity),
+        latency: latency(identity),
         last_failures: last_failures(identity, now),
         transitions: entries
             .iter()
@@ -226,6 +270,21 @@ pub(super) fn upstream_status<'a, C: Courier>(
             .collect(),
         health: control.health.report(identity).map(health_status),
     }
+}
+
+/// How attempts ended, and how often; what never happened is left out.
+fn outcomes(identity: &UpstreamIdentity) -> BTreeMap<&'static str, u64> {
+    let words = Ending::WORDS.into_iter().enumerate();
+    let sums = words.map(|(at, word)| (word, identity.counters.iter().map(|shard| shard.endings[at].read()).sum()));
+    sums.filter(|(_, sum)| *sum > 0).collect()
+}
+
+fn latency(identity: &UpstreamIdentity) -> Option<LatencyStatus> {
+    let mut used = identity.counters.iter().map(|shard| &shard.latency).filter(|latency| latency.get().is_some());
+    let first = used.next()?;
+    let all = Latencies::of(std::iter::once(first).chain(used), 0);
+    let seconds = |share| Some(all.quantile(share)?.as_secs_f64());
+    Some(LatencyStatus { p50: seconds(0.5)?, p90: seconds(0.9)?, p99: seconds(0.99)?, p99_9: seconds(0.999)? })
 }
 
 /// The last failures of an upstream, oldest first.

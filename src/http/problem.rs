@@ -12,6 +12,8 @@ pub struct Problem<'a> {
     pub status: u16,
     /// The cause in words; no internal address.
     pub detail: &'a str,
+    /// The cause in a word, as metrics and the access log name it.
+    pub reason: &'a str,
     /// The error of `Proxy-Status` (RFC 9209 section 2.3), when one fits.
     pub token: Option<&'static str>,
     /// The service that was asked for, when it is one of the configuration.
@@ -33,6 +35,7 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem<'_>, persistence: Persistence
     body.extend_from_slice(b"\",\"status\":");
     body.extend_from_slice(number.format(problem.status).as_bytes());
     member(&mut body, b"detail", problem.detail.as_bytes());
+    member(&mut body, b"reason", problem.reason.as_bytes());
     member(&mut body, b"instance", problem.instance);
     if let Some(service) = problem.service {
         member(&mut body, b"service", service.as_bytes());
@@ -95,6 +98,7 @@ mod tests {
         let problem = Problem {
             status: 503,
             detail: "no \"upstream\" is\navailable",
+            reason: "circuit_open",
             token: Some("destination_unavailable"),
             service: Some("users"),
             instance: b"abc",

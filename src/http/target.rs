@@ -147,6 +147,8 @@ pub enum Own {
     Ready,
     /// `/v1/status`
     Status,
+    /// `/metrics`, or where the configuration has it.
+    Metrics,
     /// `/v1/reload-config`
     Reload,
     /// `/v1/circuits/{service}/{index}/trip`
@@ -159,7 +161,7 @@ impl Own {
     /// The methods that it takes, as `Allow` lists them.
     pub fn allow(self) -> &'static str {
         match self {
-            Own::Live | Own::Ready | Own::Status => "GET, HEAD",
+            Own::Live | Own::Ready | Own::Status | Own::Metrics => "GET, HEAD",
             Own::Reload | Own::Trip | Own::Reset => "POST",
         }
     }
@@ -171,7 +173,7 @@ impl Own {
 
     /// Whether only administration may ask for it.
     pub fn is_administration(self) -> bool {
-        matches!(self, Own::Status | Own::Reload | Own::Trip | Own::Reset)
+        matches!(self, Own::Status | Own::Metrics | Own::Reload | Own::Trip | Own::Reset)
     }
 }
 

@@ -4,12 +4,14 @@
 
 use crate::config::model;
 use crate::ground::buffer::{Buffer, Pool, SMALL};
-use crate::http::request;
+use crate::http::request::{self, Method};
 use crate::shard::conn::{Conn, Filled, Ready};
 use crate::shard::exchange::ExchangeId;
 use crate::shard::net::Net;
 use crate::shard::tunnel::{Half, Tunnel};
 use crate::shard::{Ctx, Step};
+use crate::shared::access::Kept;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 /// Bytes that are read and dropped after an answer that did not wait for its whole request.
@@ -28,6 +30,10 @@ pub struct Client<S> {
     pub queued: bool,
     /// It counts against `limits.connections`; one that is only told that they are reached does not.
     pub counted: bool,
+    /// What it said in the request that runs, for the access log.
+    pub kept: Option<Box<Kept>>,
+    /// What follows of an answer of control when `outbound` is out.
+    pub rest: Option<Box<VecDeque<Vec<u8>>>>,
 }
 
 /// States, named by what is awaited.
@@ -51,8 +57,8 @@ pub enum ClientState {
     Ticket {
         /// What follows the answer.
         then: Then,
-        /// The request was `HEAD`.
-        to_head: bool,
+        /// Of the request.
+        method: Method,
     },
     /// Bytes of either side, after a 101.
     Tunnel(Tunnel),
@@ -84,6 +90,8 @@ impl<S> Client<S> {
             peer,
             queued: false,
             counted: false,
+            kept: None,
+            rest: None,
         }
     }
 
@@ -182,6 +190,20 @@ pub fn answer<N: Net>(client: &mut Client<N::Stream>, then: Then, patience: &mod
             return Step::Wait;
         }
         Ok(_) => {}
+    }
+    if let Some(rest) = &mut client.rest {
+        let Some(mut piece) = rest.pop_front() else {
+            client.rest = None;
+            return Step::Again;
+        };
+        // One piece in a turn: an answer of megabytes must not hold up the others.
+        return match client.conn.send(&mut ctx.net, &mut ctx.pool, &mut piece, b"") {
+            Ok(_) => {
+                client.conn.deadline = ctx.now.after(patience.body_idle);
+                Step::Yield
+            }
+            Err(_) => Step::Close,
+        };
     }
     match then {
         // Closing on unread bytes would be a reset that may overtake the response.

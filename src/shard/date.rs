@@ -30,9 +30,14 @@ impl Date {
         self.start_us = start_us;
     }
 
+    /// The wall clock at `now`, in microseconds since 1970.
+    pub fn wall_us(&self, now: Tick) -> u64 {
+        self.start_us.saturating_add(now.us())
+    }
+
     /// The date at `now`.
     pub fn at(&mut self, now: Tick) -> &[u8] {
-        let second = (self.start_us.saturating_add(now.us())) / 1_000_000;
+        let second = self.wall_us(now) / 1_000_000;
         if second != self.second {
             self.second = second;
             let date = HttpDate::from(UNIX_EPOCH + Duration::from_secs(second));

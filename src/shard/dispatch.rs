@@ -7,19 +7,20 @@ use crate::config::model::{HashOn, WhenAllOpen, is_service_name};
 use crate::ground::random::Random;
 use crate::http::body::{Body, Chunked, Coding, Transfer};
 use crate::http::fields;
-use crate::http::request::{Framing, Refusal, Request, Storage};
+use crate::http::request::{Framing, Method, Refusal, Request, Storage};
 use crate::http::target::{self, Own, Route, Target};
 use crate::policy::balance::{self, Chosen, Draw, Tried};
 use crate::policy::breaker::Grant;
 use crate::policy::retry::Account;
-use crate::shard::admin;
 use crate::shard::client::{ClientState, Then};
 use crate::shard::exchange::{self, Attempt, Exchange, Pace, Receive, RequestId, RequestMeta, Send};
 use crate::shard::mailbox::{Notice, Ticket};
 use crate::shard::net::{ClientId, Net};
 use crate::shard::upstreams::{Order, Upstreams};
 use crate::shard::{Ctx, Reply, Shard, Step};
+use crate::shard::{admin, record};
 use crate::shared::failure::Failure;
+use crate::shared::metrics::Ending;
 use crate::shared::snapshot::{Service, Upstream};
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -41,7 +42,7 @@ enum Verdict<'s> {
     /// The gateway answers; so many bytes of the input are dealt with.
     Replied { reply: Reply<'s>, consumed: usize },
     /// Control answers.
-    Ticket { own: Own, facts: Facts, consumed: usize, path: Vec<u8>, body: Vec<u8> },
+    Ticket { own: Own, facts: Facts, consumed: usize, path: Vec<u8>, accept: Vec<u8>, body: Vec<u8> },
 }
 
 /// What an answer must know of the request.
@@ -59,6 +60,9 @@ pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
         shard.ctx.counters().requests.bump();
     }
     let Some(client) = shard.clients.get_mut(id) else { return Step::Wait };
+    if let Some(kept) = shard.ctx.scribe.take() {
+        client.kept = Some(kept);
+    }
     match verdict {
         Verdict::More { scanned } => {
             client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, 0);
@@ -79,9 +83,9 @@ pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
             }
             shard.reply(id, &reply)
         }
-        Verdict::Ticket { own, facts, consumed, path, body } => {
+        Verdict::Ticket { own, facts, consumed, path, accept, body } => {
             client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, consumed);
-            client.state = ClientState::Ticket { then: facts.then, to_head: facts.meta.is_head };
+            client.state = ClientState::Ticket { then: facts.then, method: facts.meta.method };
             client.conn.deadline = shard.ctx.now.after(TICKET_TIME);
             let ticket = Ticket {
                 shard: shard.ctx.shard(),
@@ -91,6 +95,7 @@ pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
                 persistence: exchange::persistence(facts.meta.version, facts.then),
                 request_id: facts.meta.id.as_bytes().to_vec(),
                 path,
+                accept,
                 body,
             };
             match shard.ctx.mailbox.tell(Notice::Ticket(ticket)) {
@@ -126,11 +131,15 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         Ok(None) => return Verdict::More { scanned: input.len() as u32 },
         Err(refusal) => {
             ctx.note_refusal(refusal);
-            return Verdict::Replied { reply: Reply::of_refusal(refusal, input), consumed: 0 };
+            let reply = Reply::of_refusal(refusal, input);
+            record::keep_raw(input, ctx);
+            return Verdict::Replied { reply, consumed: 0 };
         }
     };
+    record::keep(&request, ctx);
     let meta = RequestMeta {
         version: request.version,
+        method: Method::of(request.method),
         is_head: request.method == "HEAD",
         is_repeatable: false,
         keeps_alive: request.keeps_alive(),
@@ -147,6 +156,10 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
     let (service, rest) = match Route::of(path) {
         Route::Proxy { service, rest } => (service, rest),
         Route::Own(own) => return own_resource(own, &request, meta, input, &client.conn.socket, client.peer, ctx),
+        Route::Unknown if *path == *snapshot.metrics_path => {
+            let own = Own::Metrics;
+            return own_resource(own, &request, meta, input, &client.conn.socket, client.peer, ctx);
+        }
         Route::Unknown => return replied(meta, input, ctx, 404, "there is no such resource", None),
     };
     if target::escapes_base(rest) {
@@ -155,6 +168,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
     let Some(at) = snapshot.service(&service) else {
         let (consumed, facts) = facts(meta, input, ctx);
         let reply = facts.reply(404, "there is no such service", Some("destination_not_found"));
+        let reply = Reply { outcome: record::UNKNOWN, ..reply };
         // Told back when it could be the name of a service; anything else is not worth repeating.
         let name = std::str::from_utf8(&service).ok().filter(|name| is_service_name(name) && name.len() <= 128);
         return Verdict::Replied {
@@ -187,11 +201,12 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         Framing::Chunked => false,
     };
     let Some((position, grant)) = pick(service, &tried, key, is_whole, true, ctx) else {
-        let (detail, token, retry_after_s) = unavailable(service, ctx);
+        let Unavailable { detail, outcome, token, retry_after_s } = unavailable(service, ctx);
         let facts = facts(meta, input, ctx);
         let reply = Reply {
             service: Some(Cow::Borrowed(&service.identity.name)),
             retry_after_s: Some(retry_after_s),
+            outcome,
             ..facts.1.reply(503, detail, Some(token))
         };
         return Verdict::Replied { reply, consumed: facts.0 };
@@ -208,6 +223,11 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         pace: Pace::default(),
         body_left: u64::MAX,
         kept: 0,
+        status: 0,
+        upstream_status: 0,
+        upstream_us: u32::MAX,
+        ending: Ending::NEUTRAL,
+        sent: 0,
         key,
         pause: None,
         attempt: attempt(grant, is_whole, ctx),
@@ -374,27 +394,38 @@ pub fn has_another<N: Net>(service: &Service, tried: &Tried, again: bool, ctx: &
 /// What `Retry-After` says at most: an operator may hold a breaker open for ever.
 const LONGEST_RETRY_S: u64 = 3600;
 
-/// Why nothing can be picked, and whole seconds until it is worth another try.
-fn unavailable<N: Net>(service: &Service, ctx: &Ctx<N>) -> (&'static str, &'static str, u64) {
-    const UNAVAILABLE: &str = "destination_unavailable";
+/// Why nothing can be picked.
+struct Unavailable {
+    detail: &'static str,
+    /// In a word.
+    outcome: &'static str,
+    token: &'static str,
+    /// Whole seconds until it is worth another try.
+    retry_after_s: u64,
+}
+
+fn unavailable<N: Net>(service: &Service, ctx: &Ctx<N>) -> Unavailable {
     let now_ms = ctx.now.ms();
     let serving = || service.upstreams.iter().filter(|upstream| upstream.serves());
     let available = |upstream: &Upstream| upstream.identity.breaker.available(now_ms, &upstream.breaker);
+    let why = |outcome, detail| Unavailable { detail, outcome, token: "destination_unavailable", retry_after_s: 1 };
     if serving().any(|upstream| upstream.max_requests.is_some() && available(upstream)) {
         ctx.counters().saturated.bump();
-        return ("every upstream that is available has reached max_requests", "connection_limit_reached", 1);
+        let why = why("max_requests", "every upstream that is available has reached max_requests");
+        return Unavailable { token: "connection_limit_reached", ..why };
     }
     match serving().filter_map(|upstream| upstream.identity.breaker.view().probe_at_ms).min() {
         Some(at) => {
             ctx.counters().rejected.bump();
-            let seconds = at.saturating_sub(now_ms).div_ceil(1000).clamp(1, LONGEST_RETRY_S);
-            ("every upstream's circuit is open", UNAVAILABLE, seconds)
+            service.identity.counters[ctx.shard()].rejected.bump();
+            let retry_after_s = at.saturating_sub(now_ms).div_ceil(1000).clamp(1, LONGEST_RETRY_S);
+            Unavailable { retry_after_s, ..why("circuit_open", "every upstream's circuit is open") }
         }
-        None if service.upstreams.is_empty() => ("the service has no upstreams", UNAVAILABLE, 1),
+        None if service.upstreams.is_empty() => why("no_upstreams", "the service has no upstreams"),
         None if service.upstreams.iter().all(|upstream| upstream.weight == 0) => {
-            ("every upstream of the service is drained (weight 0)", UNAVAILABLE, 1)
+            why("drained", "every upstream of the service is drained (weight 0)")
         }
-        None => ("no upstream's name resolves", "dns_error", 5),
+        None => Unavailable { token: "dns_error", retry_after_s: 5, ..why("dns", "no upstream's name resolves") },
     }
 }
 
@@ -413,6 +444,7 @@ pub fn attempt<N>(grant: Grant, is_whole: bool, ctx: &Ctx<N>) -> Attempt {
         repeated: false,
         answered: false,
         held: false,
+        retry_of: None,
         slow: false,
         is_whole,
         started: ctx.now,
@@ -483,7 +515,8 @@ fn refused<'s, N: Net>(
         facts.then = Then::Close;
     }
     let reply = facts.reply(refusal.status(), refusal.detail(), Some(refusal.token()));
-    Verdict::Replied { reply: Reply { service: service.map(Cow::Borrowed), ..reply }, consumed }
+    let reply = Reply { service: service.map(Cow::Borrowed), outcome: refusal.word(), ..reply };
+    Verdict::Replied { reply, consumed }
 }
 
 /// `Max-Forwards: 0`: the gateway is where the request ends (RFC 9110 sections 7.6.2 and 9.3.8). `TRACE` shows
@@ -532,7 +565,7 @@ fn own_resource<'s, N: Net>(
         Own::Live => replied(meta, input, ctx, 200, "ok\n", None),
         Own::Ready if ctx.process.ready.load(Ordering::Relaxed) => replied(meta, input, ctx, 200, "ready\n", None),
         Own::Ready => replied(meta, input, ctx, 503, "the gateway is draining or starting", None),
-        Own::Status | Own::Reload | Own::Trip | Own::Reset => {
+        Own::Status | Own::Metrics | Own::Reload | Own::Trip | Own::Reset => {
             if let Some(why) = admin::refusal(request, peer, ctx.net.local_addr(socket).ok()) {
                 return replied(meta, input, ctx, 403, why, Some("http_request_denied"));
             }
@@ -551,7 +584,9 @@ fn own_resource<'s, N: Net>(
                         Target::Resource { path, .. } => path.to_vec(),
                         Target::Asterisk | Target::Authority => Vec::new(),
                     };
-                    Verdict::Ticket { own, facts: Facts { meta, then }, consumed: request.len + length, path, body }
+                    let accept = request.field("accept").unwrap_or_default().to_vec();
+                    let consumed = request.len + length;
+                    Verdict::Ticket { own, facts: Facts { meta, then }, consumed, path, accept, body }
                 }
             }
         }

@@ -22,7 +22,7 @@ use crate::ground::table::Id;
 use crate::ground::tick::Tick;
 use crate::http::body::{Body, Chunked, Coding, Passed, Transfer};
 use crate::http::render::{self, Onward, Persistence};
-use crate::http::request::{self, Refusal, Request, Storage, Version};
+use crate::http::request::{self, Method, Refusal, Request, Storage, Version};
 use crate::http::response::{self, Response};
 use crate::policy::balance::Tried;
 use crate::policy::breaker::{Outcome, Permit, State};
@@ -32,6 +32,7 @@ use crate::shard::net::{Net, Pipe, UpstreamId};
 use crate::shard::upstreams::{UpstreamConn, UpstreamState};
 use crate::shard::{Ctx, LocalSnapshot, Step, upstreams};
 use crate::shared::failure::Failure;
+use crate::shared::metrics::{Ending, Latency};
 use crate::shared::snapshot::{FailureRecord, Service, Upstream};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -68,6 +69,16 @@ pub struct Exchange {
     /// Bytes at the front of the client's `inbound` that an upstream has got already: kept for a replay,
     /// which is possible while this is not zero (or nothing has been sent at all).
     pub kept: u32,
+    /// Of the final response whose head went to the client; 0 before that, 101 for a tunnel.
+    pub status: u16,
+    /// Of the last final response head of an upstream; 0 without one.
+    pub upstream_status: u16,
+    /// Microseconds from the beginning of its attempt to that head.
+    pub upstream_us: u32,
+    /// How the last attempt that was settled ended.
+    pub ending: Ending,
+    /// Bytes of content that went to the client.
+    pub sent: u64,
     /// The key by which its upstream is chosen.
     pub key: Option<u64>,
     /// A retry that waits for its time; there is no upstream connection then. Apart, for it is rare.
@@ -125,6 +136,8 @@ impl Pace {
 pub struct RequestMeta {
     /// The client's.
     pub version: Version,
+    /// For counters.
+    pub method: Method,
     /// It is `HEAD`.
     pub is_head: bool,
     /// It may be repeated although an upstream may have got it (`retries.methods`).
@@ -203,6 +216,8 @@ pub struct Attempt {
     pub answered: bool,
     /// A final head lies in the upstream's `inbound` that is passed on, whatever it says: no retry came about.
     pub held: bool,
+    /// It is a retry, because the attempt before ended so.
+    pub retry_of: Option<Ending>,
     /// The answer was slow, which counts when the exchange ends.
     pub slow: bool,
     /// All of the request was there when the attempt began.
@@ -360,6 +375,12 @@ impl Exchange {
         let transition = upstream.identity.breaker.settle(permit, outcome, ctx.now.ms(), &upstream.breaker);
         let counters = &upstream.identity.counters[ctx.shard()];
         counters.settled.bump();
+        let ending = match (cause, outcome) {
+            (Some(failure), _) => failure.ending(),
+            (None, Outcome::Neutral) => Ending::NEUTRAL,
+            (None, _) => Ending::SUCCESS,
+        };
+        counters.endings[ending.index()].bump();
         if let Some(failure) = cause {
             counters.failures.bump();
             upstream.identity.remember(|| FailureRecord {
@@ -369,7 +390,13 @@ impl Exchange {
                 request_id: String::from_utf8_lossy(self.request.id.as_bytes()).into(),
             });
         }
+        if let Some(before) = self.attempt.retry_of {
+            let service = &self.service().identity.counters[ctx.shard()];
+            service.retries[before.index()][ending.retried()].bump();
+        }
+        self.ending = ending;
         if let Some(transition) = transition {
+            let upstream = self.upstream();
             ctx.tell_moved(upstream, transition, cause);
             if transition.to == State::Closed {
                 upstream.identity.warm_from_ms.store(ctx.now.ms().max(1), Ordering::Relaxed);
@@ -830,6 +857,7 @@ fn receive_head<N: Net>(
             101 => switch(&response, client, exchange, ctx)?,
             100..=199 => interim(&response, client, exchange, ctx)?,
             status if !exchange.attempt.held && exchange.is_unwanted(status) => {
+                note_head(status, exchange, ctx);
                 exchange.settle_failure(Failure::Status(status), ctx);
                 exchange.attempt.held = true;
                 keep_rest(exchange, upstream, scratch, at, ctx);
@@ -884,6 +912,8 @@ fn switch<N: Net>(
     let len = interim(response, client, exchange, ctx)?;
     client.conn.inbound.consume(&mut ctx.pool, exchange.kept as usize);
     exchange.kept = 0;
+    note_head(101, exchange, ctx);
+    exchange.status = 101;
     exchange.attempt.receive = Receive::Tunnel;
     Ok(len)
 }
@@ -924,6 +954,15 @@ fn settle_status<N>(status: u16, exchange: &mut Exchange, ctx: &mut Ctx<N>) {
     }
 }
 
+/// Notes an upstream's answer and the time it took.
+fn note_head<N>(status: u16, exchange: &mut Exchange, ctx: &Ctx<N>) {
+    let took = ctx.now.since(exchange.attempt.started);
+    exchange.upstream_status = status;
+    exchange.upstream_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX - 1);
+    let counters = &exchange.upstream().identity.counters[ctx.shard()];
+    counters.latency.get_or_init(Box::<Latency>::default).note(took, &ctx.process.bounds_us);
+}
+
 /// Passes the final head on, with what came of the body; how many of `bytes` are dealt with.
 fn final_head<N: Net>(
     response: &Response<'_, '_>,
@@ -932,6 +971,10 @@ fn final_head<N: Net>(
     exchange: &mut Exchange,
     ctx: &mut Ctx<N>,
 ) -> Result<usize, Event> {
+    // One that was held has been noted.
+    if !exchange.attempt.held {
+        note_head(response.status, exchange, ctx);
+    }
     settle_status(response.status, exchange, ctx);
     let request = &exchange.request;
     let coding = render::response_coding(response.framing, request.version);
@@ -969,6 +1012,8 @@ fn final_head<N: Net>(
     // With the first response byte gone there is no replay any more.
     client.conn.inbound.consume(&mut ctx.pool, exchange.kept as usize);
     exchange.kept = 0;
+    exchange.status = response.status;
+    exchange.sent = passed.content as u64;
     exchange.attempt.receive = if transfer.is_done() {
         Receive::Done { then, reuse }
     } else {
@@ -1008,6 +1053,7 @@ fn receive_body<N: Net>(
             let most = usize::try_from(transfer.unseen()).unwrap_or(usize::MAX).min(SPLICED_AT_ONCE);
             let spliced = upstream.conn.splice_to(&mut client.conn, pipe, most, &mut ctx.net).map_err(of_splice)?;
             transfer.pass_unseen(spliced.taken);
+            exchange.sent += spliced.given as u64;
             exchange.pace.bytes += spliced.given as u64;
             ctx.budget = ctx.budget.saturating_sub(spliced.taken);
             exchange.attempt.receive = if transfer.is_done() && pipe.held() == 0 {
@@ -1051,6 +1097,7 @@ fn receive_body<N: Net>(
         .conn
         .send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, &input[..passed.direct])
         .map_err(|Broken| Event::ClientBroken)?;
+    exchange.sent += passed.content as u64;
     exchange.attempt.receive = if transfer.is_done() {
         Receive::Done { then, reuse }
     } else {

@@ -8,12 +8,15 @@ use crate::http::target::Own;
 use crate::policy::breaker::Transition;
 use crate::shared::failure::Failure;
 use crate::shared::snapshot::{Snapshot, UpstreamIdentity};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
 /// Notices that may wait for control.
 pub const NOTICES: usize = 4096;
+/// Bytes of a piece of an answer.
+pub const PIECE: usize = 128 << 10;
 /// Commands that may wait for a shard.
 pub const COMMANDS: usize = 4096;
 
@@ -31,8 +34,8 @@ pub enum Command {
     Answer {
         /// The ticket's client.
         client: u64,
-        /// Head and body.
-        bytes: Vec<u8>,
+        /// Head and body, in pieces that are sent in one turn each.
+        pieces: VecDeque<Vec<u8>>,
     },
     /// Take no more connections, finish what runs; the thread then ends with [`Notice::Drained`].
     Drain,
@@ -106,6 +109,8 @@ pub struct Ticket {
     pub request_id: Vec<u8>,
     /// Of the request's target.
     pub path: Vec<u8>,
+    /// `Accept` of the request; empty without one.
+    pub accept: Vec<u8>,
     /// Of the request, decoded.
     pub body: Vec<u8>,
 }

@@ -101,11 +101,12 @@ pub struct Upstreams<S> {
     /// All of them.
     pub table: Table<UpstreamConn<S>, UpstreamKind>,
     idle: Vec<Stack>,
+    idle_count: usize,
 }
 
 impl<S> Default for Upstreams<S> {
     fn default() -> Upstreams<S> {
-        Upstreams { table: Table::default(), idle: Vec::new() }
+        Upstreams { table: Table::default(), idle: Vec::new(), idle_count: 0 }
     }
 }
 
@@ -119,6 +120,7 @@ impl<S> Upstreams<S> {
                 && matches!(upstream.state, UpstreamState::Idle)
             {
                 stack.live -= 1;
+                self.idle_count -= 1;
                 upstream.state = UpstreamState::Serving { client };
                 upstream.conn.deadline = Tick::NEVER;
                 return Some(id);
@@ -140,6 +142,7 @@ impl<S> Upstreams<S> {
         upstream.state = UpstreamState::Idle;
         upstream.conn.deadline = deadline;
         stack.live += 1;
+        self.idle_count += 1;
         stack.newest_last.push(id);
         if stack.newest_last.len() > 2 * stack.live + 16 {
             let table = &self.table;
@@ -153,8 +156,14 @@ impl<S> Upstreams<S> {
         let upstream = self.table.remove(id)?;
         if let (UpstreamState::Idle, Some(stack)) = (&upstream.state, self.idle.get_mut(upstream.slot)) {
             stack.live -= 1;
+            self.idle_count -= 1;
         }
         Some(upstream)
+    }
+
+    /// How many are idle.
+    pub fn idle_len(&self) -> usize {
+        self.idle_count
     }
 
     /// Takes an idle connection out of an upstream's stack, to be closed.

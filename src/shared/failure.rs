@@ -16,6 +16,7 @@
 use crate::http::response::Invalid;
 use crate::policy::breaker::Outcome;
 use crate::policy::class::{Causes, Class};
+use crate::shared::metrics::Ending;
 use std::fmt;
 use std::io;
 
@@ -95,6 +96,15 @@ impl Failure {
             Failure::BodyShort | Failure::BodyMalformed(_) | Failure::BodyIdle => Some(Class::Cut),
             Failure::Status(_) => Some(Class::Status),
             Failure::NoSocket | Failure::Slow(_) => None,
+        }
+    }
+
+    /// How metrics name the end of the attempt.
+    pub fn ending(self) -> Ending {
+        match (self, self.class()) {
+            (_, Some(class)) => Ending::of_class(class),
+            (Failure::Slow(_), None) => Ending::SLOW,
+            (_, None) => Ending::NO_SOCKET,
         }
     }
 

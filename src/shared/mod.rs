@@ -3,6 +3,7 @@
 //!
 //! Must not know: sockets, threads, files.
 
+pub mod access;
 pub mod failure;
 pub mod metrics;
 pub mod process;

@@ -2,8 +2,11 @@
 //!
 //! Must not know: who asks.
 
+use crate::shared::access::Access;
 use crate::shared::metrics::ShardCounters;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Facts and words of the process that every thread shares.
 #[derive(Debug)]
@@ -14,16 +17,22 @@ pub struct Process {
     pub shards: Box<[ShardCounters]>,
     /// Whether `/readyz` says yes.
     pub ready: AtomicBool,
+    /// `metrics.buckets`: bounds of durations, in microseconds, rising.
+    pub bounds_us: Box<[u64]>,
+    /// The queues of the access log.
+    pub access: Arc<Access>,
     connections: AtomicUsize,
 }
 
 impl Process {
-    /// The process that `random` names, with so many shards.
-    pub fn new(random: u64, shards: usize) -> Process {
+    /// The process that `random` names, with so many shards and these bounds of histograms.
+    pub fn new(random: u64, shards: usize, bounds: &[Duration]) -> Process {
         Process {
             pseudonym: format!("fusegate-{:08x}", random as u32),
             shards: (0..shards).map(|_| ShardCounters::default()).collect(),
             ready: AtomicBool::new(false),
+            bounds_us: bounds.iter().map(|bound| bound.as_micros() as u64).collect(),
+            access: Arc::new(Access::new(shards)),
             connections: AtomicUsize::new(0),
         }
     }

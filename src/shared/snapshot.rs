@@ -11,7 +11,7 @@ use crate::policy::breaker::{Breaker, Settings};
 use crate::policy::class::Causes;
 use crate::policy::retry;
 use crate::shared::failure::Failure;
-use crate::shared::metrics::UpstreamCounters;
+use crate::shared::metrics::{ServiceCounters, UpstreamCounters};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub buffer: usize,
     /// `limits.connections`, resolved.
     pub connections: usize,
+    /// `metrics.path`.
+    pub metrics_path: Box<[u8]>,
     /// Above the number of every service's slot.
     pub service_slots: usize,
 }
@@ -138,6 +140,8 @@ pub struct ServiceIdentity {
     pub name: String,
     /// Where shards keep its retry account.
     pub slot: Slot,
+    /// One entry for each shard.
+    pub counters: Box<[ServiceCounters]>,
 }
 
 /// An upstream in force.

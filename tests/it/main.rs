@@ -17,6 +17,7 @@ mod framing;
 mod health;
 mod intermediary;
 mod limits;
+mod metrics;
 mod names;
 mod process;
 mod proxying;

@@ -17,6 +17,8 @@ use fusegate::policy::breaker;
 use fusegate::shard::Shard;
 use fusegate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice, Ticket};
 use fusegate::shard::net::{Event, Subject};
+use fusegate::shared::access::Line;
+use fusegate::shared::metrics::Counter;
 use fusegate::shared::process::Process;
 use fusegate::shared::snapshot::{Snapshot, UpstreamIdentity};
 use std::cell::RefCell;
@@ -135,6 +137,7 @@ impl Run {
         let facts = Facts {
             shards: plan.shards,
             descriptors: 1024,
+            log_dropped: || 0,
             service_slots: Arc::default(),
             upstream_slots: Arc::default(),
         };
@@ -143,8 +146,9 @@ impl Run {
         let mut ledger = Ledger::default();
         ledger.watch.is_prompt = plan.weather.late == 0 && plan.weather.smallest_pipe >= 300;
         ledger.watch.add(config, &snapshot, plan.shards);
-        let process = Arc::new(Process::new(seed, plan.shards));
+        let process = Arc::new(Process::new(seed, plan.shards, &[std::time::Duration::from_millis(1)]));
         process.ready.store(true, std::sync::atomic::Ordering::Relaxed);
+        process.access.set_on(true);
         let (sender, notices) = sync_channel(NOTICES);
         let stations = (0..plan.shards)
             .map(|shard| {
@@ -482,9 +486,10 @@ impl Run {
             to_head: ticket.to_head,
         };
         render::answer(&mut bytes, &answer, b"{}\n");
+        let pieces = bytes.chunks(100).map(<[u8]>::to_vec).collect();
         let station = &mut self.stations[ticket.shard];
         if station.shard.is_some()
-            && station.commands.try_send(Command::Answer { client: ticket.client, bytes }).is_ok()
+            && station.commands.try_send(Command::Answer { client: ticket.client, pieces }).is_ok()
         {
             station.has_mail = true;
         }
@@ -526,6 +531,10 @@ impl Run {
         for identity in self.identities.iter().filter_map(Weak::upgrade) {
             let begun: u64 = identity.counters.iter().map(|c| c.attempts.read()).sum();
             let settled: u64 = identity.counters.iter().map(|c| c.settled.read()).sum();
+            let ended: u64 = identity.counters.iter().flat_map(|c| &c.endings).map(Counter::read).sum();
+            if ended != settled {
+                return Err(format!("{settled} permits of {} were settled, {ended} ends counted", identity.key));
+            }
             if begun != settled {
                 return Err(format!("{begun} attempts of {} began, {settled} permits were settled", identity.key));
             }
@@ -537,6 +546,17 @@ impl Run {
             if in_flight != 0 {
                 return Err(format!("{} attempts of {} never ended", in_flight as i64, identity.key));
             }
+        }
+        let requests: u64 = self.process.shards.iter().map(|shard| shard.requests.read()).sum();
+        let mut lines = 0;
+        for shard in 0..self.process.access.shards() {
+            let mut bytes = Vec::new();
+            self.process.access.take(shard, &mut bytes);
+            let mut left = &bytes[..];
+            lines += std::iter::from_fn(|| Line::decode(&mut left)).count() as u64;
+        }
+        if lines + self.process.access.dropped() != requests {
+            return Err(format!("{requests} requests came, {lines} lines of the access log were written"));
         }
         // After every cooldown and lease each upstream must be had again.
         let far_ms = (world.now + FAR_US) / 1000;

@@ -1,0 +1,447 @@
+//! The access log's writer: a thread that takes the lines of all shards, formats them, and appends them to a file or
+//! a standard stream. What cannot be written is counted and said once; nobody waits for it.
+//!
+//! Must not know: shards, what a request is beyond its line.
+
+use crate::config::model::{Access as Settings, AccessFormat, AccessTo};
+use crate::control::status::rfc3339;
+use crate::http::request::Version;
+use crate::shared::access::{Access, Line};
+use serde::Serialize;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::Thread;
+use std::time::{Duration, SystemTime};
+
+/// How long lines are gathered before they are written together.
+const GATHER: Duration = Duration::from_millis(2);
+/// How long the end of the process waits for the last lines.
+const FLUSH_TIME: Duration = Duration::from_millis(500);
+/// Bytes that are formatted before they are written.
+const BATCH: usize = 256 << 10;
+
+/// What the writer is told.
+enum Order {
+    /// Write so, and there.
+    Set(AccessFormat, Output),
+    /// Say when all that was handed over is written.
+    Flush(Sender<()>),
+}
+
+/// Where lines go.
+enum Output {
+    Nowhere,
+    Stdout,
+    Stderr,
+    File(File),
+}
+
+/// The writer as control knows it. Its thread starts with the first use.
+pub struct AccessLog {
+    access: Arc<Access>,
+    settings: Settings,
+    writer: Option<(Sender<Order>, Thread)>,
+    unwritten: Arc<AtomicU64>,
+}
+
+impl AccessLog {
+    /// One that is off.
+    pub fn new(access: Arc<Access>) -> AccessLog {
+        AccessLog { access, settings: Settings::default(), writer: None, unwritten: Arc::default() }
+    }
+
+    /// Takes settings over; the text of an error leaves everything as it is.
+    pub fn set(&mut self, settings: &Settings) -> Result<(), String> {
+        if *settings == self.settings {
+            return Ok(());
+        }
+        self.install(settings)?;
+        self.settings = settings.clone();
+        Ok(())
+    }
+
+    /// Whether these settings could be taken over: a file is opened as it would be.
+    pub fn check(&self, settings: &Settings) -> Result<(), String> {
+        if *settings == self.settings { Ok(()) } else { open(settings).map(|_| ()) }
+    }
+
+    /// Opens its file anew, by its name.
+    pub fn reopen(&mut self) {
+        if !matches!(self.settings.to, AccessTo::File(_)) || self.settings.format == AccessFormat::Off {
+            return;
+        }
+        match self.install(&self.settings.clone()) {
+            Ok(()) => log::info!("the access log is opened again"),
+            Err(error) => log::error!("{error}; its last file stays in use"),
+        }
+    }
+
+    fn install(&mut self, settings: &Settings) -> Result<(), String> {
+        let output = open(settings)?;
+        let is_on = settings.format != AccessFormat::Off;
+        if self.writer.is_none() && is_on {
+            self.writer = Some(self.start()?);
+        }
+        if let Some((orders, thread)) = &self.writer {
+            // The thread lives as long as the process.
+            let _ = orders.send(Order::Set(settings.format, output));
+            thread.unpark();
+        }
+        self.access.set_on(is_on);
+        Ok(())
+    }
+
+    fn start(&self) -> Result<(Sender<Order>, Thread), String> {
+        let (orders, inbox) = channel();
+        let (access, unwritten) = (Arc::clone(&self.access), Arc::clone(&self.unwritten));
+        let thread = std::thread::Builder::new().name("access".to_owned()).stack_size(256 << 10);
+        let handle = thread.spawn(move || Writer::new(access, unwritten).run(&inbox));
+        let thread = handle.map_err(|error| format!("cannot start the access log: {error}"))?.thread().clone();
+        self.access.set_writer(thread.clone());
+        Ok((orders, thread))
+    }
+
+    /// Lines that were dropped, by shards or because they could not be written.
+    pub fn dropped(&self) -> u64 {
+        self.access.dropped() + self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// Waits a moment until the lines so far are written.
+    pub fn finish(&self) {
+        let Some((orders, thread)) = &self.writer else { return };
+        let (done, written) = channel();
+        if orders.send(Order::Flush(done)).is_ok() {
+            thread.unpark();
+            let _ = written.recv_timeout(FLUSH_TIME);
+        }
+    }
+}
+
+fn open(settings: &Settings) -> Result<Output, String> {
+    match (&settings.to, settings.format) {
+        (_, AccessFormat::Off) => Ok(Output::Nowhere),
+        (AccessTo::Stdout, _) => Ok(Output::Stdout),
+        (AccessTo::Stderr, _) => Ok(Output::Stderr),
+        (AccessTo::File(path), _) => {
+            // A FIFO that nobody reads must not hold up whoever opens it.
+            let refused = |error: io::Error| format!("cannot open the access log {path}: {error}");
+            let is_odd = std::fs::metadata(path).is_ok_and(|known| !known.is_file() && !is_device(&known));
+            if is_odd {
+                return Err(refused(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
+            }
+            OpenOptions::new().append(true).create(true).open(path).map(Output::File).map_err(refused)
+        }
+    }
+}
+
+fn is_device(known: &std::fs::Metadata) -> bool {
+    std::os::unix::fs::FileTypeExt::is_char_device(&known.file_type())
+}
+
+struct Writer {
+    access: Arc<Access>,
+    unwritten: Arc<AtomicU64>,
+    format: AccessFormat,
+    output: Output,
+    taken: Vec<u8>,
+    text: Vec<u8>,
+    lines: u64,
+    is_failing: bool,
+    date: Date,
+}
+
+impl Writer {
+    fn new(access: Arc<Access>, unwritten: Arc<AtomicU64>) -> Writer {
+        Writer {
+            access,
+            unwritten,
+            format: AccessFormat::Off,
+            output: Output::Nowhere,
+            taken: Vec::new(),
+            text: Vec::new(),
+            lines: 0,
+            is_failing: false,
+            date: Date::default(),
+        }
+    }
+
+    fn run(&mut self, inbox: &Receiver<Order>) {
+        loop {
+            let mut flushed = Vec::new();
+            for order in inbox.try_iter() {
+                match order {
+                    // Whoever was told of the change finds every later line at the new place.
+                    Order::Set(format, output) => {
+                        (self.format, self.output, self.is_failing) = (format, output, false);
+                    }
+                    Order::Flush(done) => flushed.push(done),
+                }
+            }
+            let wrote = self.drain();
+            for done in flushed {
+                // Whoever waits may have given up.
+                let _ = done.send(());
+            }
+            if wrote {
+                std::thread::sleep(GATHER);
+            } else {
+                std::thread::park();
+            }
+        }
+    }
+
+    /// Writes what there is; whether there was any.
+    fn drain(&mut self) -> bool {
+        let mut any = false;
+        for shard in 0..self.access.shards() {
+            let mut taken = std::mem::take(&mut self.taken);
+            self.access.take(shard, &mut taken);
+            let mut left = &taken[..];
+            while let Some(line) = Line::decode(&mut left) {
+                any = true;
+                self.put(&line);
+                if self.text.len() >= BATCH {
+                    self.write();
+                }
+            }
+            self.taken = taken;
+        }
+        self.write();
+        any
+    }
+
+    fn put(&mut self, line: &Line<'_>) {
+        self.lines += 1;
+        match self.format {
+            AccessFormat::Off => self.lines -= 1,
+            AccessFormat::Common => common(&mut self.text, line, &mut self.date),
+            AccessFormat::Combined => {
+                common(&mut self.text, line, &mut self.date);
+                // In place of the end of the line.
+                self.text.pop();
+                for value in [line.said.referer, line.said.user_agent] {
+                    self.text.extend_from_slice(b" \"");
+                    escaped(&mut self.text, if value.is_empty() { b"-" } else { value });
+                    self.text.push(b'"');
+                }
+                self.text.push(b'\n');
+            }
+            AccessFormat::Json => json(&mut self.text, line),
+        }
+    }
+
+    fn write(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
+        let result = match &mut self.output {
+            Output::Nowhere => Ok(()),
+            Output::Stdout => io::stdout().lock().write_all(&self.text).and_then(|()| io::stdout().lock().flush()),
+            Output::Stderr => io::stderr().lock().write_all(&self.text),
+            Output::File(file) => file.write_all(&self.text),
+        };
+        match result {
+            Ok(()) if self.is_failing => {
+                self.is_failing = false;
+                log::info!("the access log is written again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.unwritten.fetch_add(self.lines, Ordering::Relaxed);
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    log::error!("the access log cannot be written, its lines are dropped: {error}");
+                }
+            }
+        }
+        self.text.clear();
+        self.lines = 0;
+    }
+}
+
+/// The time of the Common Log Format, in UTC, made once a second.
+#[derive(Default)]
+struct Date {
+    second: u64,
+    text: String,
+}
+
+impl Date {
+    fn of(&mut self, time_us: u64) -> &str {
+        let second = time_us / 1_000_000;
+        if second != self.second || self.text.is_empty() {
+            self.second = second;
+            // "Sun, 06 Nov 1994 08:49:37 GMT"
+            let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+            let part = |range: std::ops::Range<usize>| date.get(range).unwrap_or_default();
+            self.text = format!("{}/{}/{}:{} +0000", part(5..7), part(8..11), part(12..16), part(17..25));
+        }
+        &self.text
+    }
+}
+
+/// `host - - [time] "request" status bytes`
+fn common(text: &mut Vec<u8>, line: &Line<'_>, date: &mut Date) {
+    let version = match line.version {
+        Some(Version::Http10) => " HTTP/1.0",
+        Some(Version::Http11) => " HTTP/1.1",
+        None => "",
+    };
+    // A vector takes everything.
+    let _ = write!(text, "{} - - [{}] \"", line.peer.to_canonical(), date.of(line.time_us));
+    if line.said.method.is_empty() {
+        text.push(b'-');
+    } else {
+        escaped(text, line.said.method);
+        text.push(b' ');
+        escaped(text, line.said.target);
+        text.extend_from_slice(version.as_bytes());
+    }
+    let _ = write!(text, "\" {} ", line.status);
+    let _ = if line.sent == 0 { write!(text, "-") } else { write!(text, "{}", line.sent) };
+    text.push(b'\n');
+}
+
+/// What could end a quoted text, or a line, or be taken for something else by a terminal, as `\xHH`.
+fn escaped(text: &mut Vec<u8>, value: &[u8]) {
+    for byte in value {
+        match byte {
+            b'"' | b'\\' | 0..=0x1f | 0x7f.. => {
+                let _ = write!(text, "\\x{byte:02X}");
+            }
+            byte => text.push(*byte),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct JsonLine<'l> {
+    time: String,
+    client: String,
+    method: Option<String>,
+    target: Option<String>,
+    protocol: Option<&'static str>,
+    host: Option<String>,
+    status: u16,
+    outcome: &'l str,
+    service: Option<&'l str>,
+    upstream: Option<&'l str>,
+    upstream_status: Option<u16>,
+    attempts: u8,
+    duration: f64,
+    upstream_duration: Option<f64>,
+    bytes_received: u64,
+    bytes_sent: u64,
+    request_id: Option<&'l str>,
+    trace_id: Option<String>,
+    referer: Option<String>,
+    user_agent: Option<String>,
+}
+
+fn json(text: &mut Vec<u8>, line: &Line<'_>) {
+    let lossy = |bytes: &[u8]| (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned());
+    // Our own words, or checked when they came in.
+    let plain = |bytes| std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty());
+    let seconds = |us: u64| us as f64 / 1e6;
+    let said = &line.said;
+    let whole = JsonLine {
+        time: rfc3339(SystemTime::UNIX_EPOCH + Duration::from_micros(line.time_us)),
+        client: line.peer.to_canonical().to_string(),
+        method: lossy(said.method),
+        target: lossy(said.target),
+        protocol: line.version.map(|version| match version {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+        }),
+        host: lossy(said.host),
+        status: line.status,
+        outcome: plain(line.outcome).unwrap_or_default(),
+        service: plain(line.service),
+        upstream: plain(line.upstream),
+        upstream_status: line.upstream_status,
+        attempts: line.attempts,
+        duration: seconds(line.duration_us),
+        upstream_duration: line.upstream_us.map(seconds),
+        bytes_received: line.received,
+        bytes_sent: line.sent,
+        request_id: plain(line.request_id),
+        trace_id: trace_id(said.trace),
+        referer: lossy(said.referer),
+        user_agent: lossy(said.user_agent),
+    };
+    if serde_json::to_writer(&mut *text, &whole).is_ok() {
+        text.push(b'\n');
+    }
+}
+
+/// The trace id of a `traceparent` (W3C Trace Context section 3.2.2).
+fn trace_id(traceparent: &[u8]) -> Option<String> {
+    let id = traceparent.get(3..35).filter(|id| id.iter().all(u8::is_ascii_hexdigit))?;
+    (traceparent.get(2) == Some(&b'-')).then(|| String::from_utf8_lossy(id).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::access::Said;
+
+    fn line() -> Line<'static> {
+        Line {
+            time_us: 784_111_777_250_000,
+            duration_us: 1_500,
+            upstream_us: Some(1_000),
+            received: 0,
+            sent: 5,
+            status: 200,
+            upstream_status: Some(200),
+            attempts: 1,
+            version: Some(Version::Http11),
+            peer: "::ffff:10.0.0.1".parse().unwrap(),
+            outcome: b"success",
+            request_id: b"id",
+            service: b"s",
+            upstream: b"http://u",
+            said: Said {
+                method: b"GET",
+                target: b"/a\"b",
+                host: b"h",
+                referer: b"",
+                user_agent: b"x\n\xff",
+                trace: b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            },
+        }
+    }
+
+    fn written(format: AccessFormat, line: &Line<'_>) -> String {
+        let mut writer = Writer::new(Arc::new(Access::new(0)), Arc::default());
+        writer.format = format;
+        writer.put(line);
+        String::from_utf8(writer.text).unwrap()
+    }
+
+    #[test]
+    fn common_and_combined_lines() {
+        let common = "10.0.0.1 - - [06/Nov/1994:08:49:37 +0000] \"GET /a\\x22b HTTP/1.1\" 200 5\n";
+        assert_eq!(written(AccessFormat::Common, &line()), common);
+        let combined = common.replace('\n', " \"-\" \"x\\x0A\\xFF\"\n");
+        assert_eq!(written(AccessFormat::Combined, &line()), combined);
+        let unread = Line { version: None, sent: 0, said: Said::default(), status: 400, ..line() };
+        assert!(written(AccessFormat::Common, &unread).ends_with("] \"-\" 400 -\n"));
+        assert_eq!(written(AccessFormat::Off, &line()), "");
+    }
+
+    #[test]
+    fn json_lines() {
+        let text = written(AccessFormat::Json, &line());
+        assert!(text.ends_with("}\n"));
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["time"], "1994-11-06T08:49:37.250Z");
+        assert_eq!(value["client"], "10.0.0.1");
+        assert_eq!(value["target"], "/a\"b");
+        assert_eq!(value["duration"], 0.0015);
+        assert_eq!(value["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(value["referer"], serde_json::Value::Null);
+    }
+}
