@@ -325,7 +325,9 @@ fn services(criterion: &mut Criterion) {
                 n = (n + 617) % count;
                 let target = Target::parse("GET", black_box(paths[n].as_bytes()));
                 let Ok(Target::Resource { path, .. }) = target else { panic!("a valid target") };
-                let Route::Proxy { service, .. } = Route::of(path) else { panic!("a path of a service") };
+                let Route::Proxy { service, .. } = Route::of(path, b"/v1/proxy/") else {
+                    panic!("a path of a service")
+                };
                 let at = snapshot.service(&service);
                 assert_eq!(at, Some(n as u32));
                 at

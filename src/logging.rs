@@ -1,15 +1,18 @@
-//! Log lines on their way to stderr: any thread hands a line to a bounded queue, one thread writes it with
-//! simple_logger. A full pipe or a closed stderr stops that thread, and nothing else.
+//! Log lines on their way to stderr: any thread hands a line to a bounded queue, one thread writes it, as text with
+//! simple_logger or as a JSON document. A full pipe or a closed stderr stops that thread, and nothing else.
 //!
 //! Must not know: what is logged.
 
+use crate::ground::calendar;
 use log::{LevelFilter, Log, Metadata, Record};
+use serde::Serialize;
 use simple_logger::SimpleLogger;
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Lines that may wait.
 const LINES: usize = 1024;
@@ -28,6 +31,17 @@ struct Queue {
 }
 
 static QUEUE: OnceLock<Queue> = OnceLock::new();
+/// Lines that are written from now on are JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// A line of JSON. Its keys do not change: programs rely on them.
+#[derive(Serialize)]
+struct Document<'a> {
+    time: String,
+    level: String,
+    target: &'a str,
+    message: &'a str,
+}
 
 impl Log for Queue {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
@@ -45,15 +59,21 @@ impl Log for Queue {
     fn flush(&self) {}
 }
 
-/// Begins to take lines of at least this level. Later calls only set the level.
-pub fn start(level: LevelFilter) {
+/// Which lines are taken from now on, and whether they are written as JSON.
+pub fn set(level: LevelFilter, json: bool) {
+    log::set_max_level(level);
+    JSON.store(json, Ordering::Relaxed);
+}
+
+/// Begins to take lines of at least this level. Later calls only [`set`].
+pub fn start(level: LevelFilter, json: bool) {
     let (lines, inbox) = sync_channel(LINES);
     let mut fresh = false;
     let queue = QUEUE.get_or_init(|| {
         fresh = true;
         Queue { lines, dropped: AtomicU64::new(0) }
     });
-    log::set_max_level(level);
+    set(level, json);
     if !fresh || log::set_logger(queue).is_err() {
         return;
     }
@@ -86,6 +106,17 @@ fn write(inbox: &Receiver<Line>) {
 }
 
 fn put(logger: &SimpleLogger, level: log::Level, target: &str, text: &str) {
+    if JSON.load(Ordering::Relaxed) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let level = level.as_str().to_ascii_lowercase();
+        let document = Document { time: calendar::rfc3339(now), level, target, message: text };
+        // Only maps with keys that are not strings can fail, and there is none.
+        let mut line = serde_json::to_vec(&document).unwrap_or_default();
+        line.push(b'\n');
+        // A closed stderr stops nothing.
+        let _ = std::io::stderr().lock().write_all(&line);
+        return;
+    }
     // simple_logger panics when stderr is closed.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         let arguments = format_args!("{text}");

@@ -4,7 +4,7 @@
 //! the demo apart).
 //! Must not know: HTTP, what a notice means.
 
-use crate::config::model;
+use crate::config::model::{self, AdminAddress};
 use crate::control::access::AccessLog;
 use crate::control::health::Health;
 use crate::control::resolve::{Names, Resolver};
@@ -14,17 +14,21 @@ use crate::ground::tick::Tick;
 use crate::logging;
 use crate::shard::Shard;
 use crate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice};
-use crate::shard::net::{Event, MioNet, Subject};
+use crate::shard::net::{Door, Event, Listener, MioNet, Subject};
 use crate::shared::metrics::Counter;
 use crate::shared::process::Process;
 use crate::shared::snapshot::Snapshot;
-use mio::net::TcpListener;
-use mio::{Interest, Poll, Token, Waker};
+use mio::net::{TcpListener, UnixListener};
+use mio::{Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
+
+use std::fmt;
 use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -69,7 +73,8 @@ pub fn serve(source: Source) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    logging::start(loaded.config.gateway.log_level);
+    let gateway = &loaded.config.gateway;
+    logging::start(gateway.log_level, gateway.log_format == model::LogFormat::Json);
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
@@ -107,6 +112,13 @@ fn run(source: Source, config: model::Config, fingerprint: u64) -> Result<(), St
         None => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
     };
     let addresses = claim(&config.gateway.listen)?;
+    // Until the process ends: then the file of a unix socket goes.
+    let listen = &config.gateway.admin.listen;
+    let admin_door = listen.as_ref().map(admin_door).transpose()?;
+    let (mut admin, administered, _file) = match admin_door {
+        Some(AdminDoor { listener, bound, file }) => (Some(listener), Some(bound), file),
+        None => (None, None, None),
+    };
     let (notices, inbox) = sync_channel(NOTICES);
     watch_signals(notices.clone())?;
     let facts = build::Facts {
@@ -121,7 +133,9 @@ fn run(source: Source, config: model::Config, fingerprint: u64) -> Result<(), St
     let process = Arc::new(Process::new(random()?, shards, &config.gateway.buckets));
     let mut couriers = Vec::with_capacity(shards);
     for shard in 0..shards {
-        let started = start_shard(shard, &addresses, &snapshot, &process, notices.clone(), clock);
+        // One shard is enough for what is administered.
+        let door = admin.take();
+        let started = start_shard(shard, &addresses, door, &snapshot, &process, notices.clone(), clock);
         couriers.push(started.map_err(|error| format!("cannot start shard {shard}: {error}"))?);
     }
     let mut access = AccessLog::new(Arc::clone(&process.access));
@@ -129,6 +143,9 @@ fn run(source: Source, config: model::Config, fingerprint: u64) -> Result<(), St
     process.ready.store(true, Ordering::Relaxed);
     for address in &addresses {
         log::info!("listening on {address}, shards: {shards}, services: {}", snapshot.services.len());
+    }
+    if let Some(address) = administered {
+        log::info!("administration on {address}");
     }
     let signals = Signals { hangup: SIGHUP, reopen: SIGUSR1 };
     let seed = random()?;
@@ -257,6 +274,93 @@ fn listening_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// The listener of administration, where it listens, and the file that goes with it.
+struct AdminDoor {
+    listener: Listener,
+    bound: AdminAddress,
+    file: Option<SocketFile>,
+}
+
+/// Listens for administration. Nobody else may do so on the same address.
+fn admin_door(address: &AdminAddress) -> Result<AdminDoor, String> {
+    let failed = |error: &dyn fmt::Display| format!("cannot listen for administration on {address}: {error}");
+    match address {
+        AdminAddress::Tcp(address) => {
+            let listen = || {
+                let socket = listening_socket(*address, false)?;
+                socket.set_tcp_nodelay(true)?;
+                socket.set_nonblocking(true)?;
+                socket.listen(BACKLOG)?;
+                let bound = socket.local_addr()?.as_socket().unwrap_or(*address);
+                Ok((TcpListener::from_std(socket.into()), bound))
+            };
+            let (listener, bound) = listen().map_err(|error: io::Error| failed(&error))?;
+            let listener = Listener::Tcp(listener, Door::Admin);
+            Ok(AdminDoor { listener, bound: AdminAddress::Tcp(bound), file: None })
+        }
+        AdminAddress::Unix(path) => {
+            make_room(path).map_err(|why| failed(&why))?;
+            let (listener, file) = socket_file(path).map_err(|error| failed(&error))?;
+            Ok(AdminDoor { listener: Listener::Unix(listener), bound: address.clone(), file: Some(file) })
+        }
+    }
+}
+
+/// Removes the file of a unix socket that a process left behind; whatever else stands there stays.
+fn make_room(path: &Path) -> Result<(), String> {
+    let metadata = match path.symlink_metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err("what is there is no socket, and stays".to_owned());
+    }
+    let ask = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    match ask() {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|error| format!("the socket left there cannot be removed: {error}"))
+        }
+        // A full queue is somebody's too.
+        Ok(()) => Err("somebody listens there already".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err("somebody listens there already".to_owned()),
+        Err(error) => Err(format!("whether somebody listens there cannot be told: {error}")),
+    }
+}
+
+/// Binds a unix socket for this user alone: until it listens nobody can connect, whatever the umask says.
+fn socket_file(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let metadata = path.symlink_metadata()?;
+    let file = SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    Ok((UnixListener::from_std(socket.into()), file))
+}
+
+/// The file of a unix socket; it goes with this, unless another one has taken its place.
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino()) == (self.device, self.inode);
+        if self.path.symlink_metadata().is_ok_and(is_ours) {
+            // What cannot be removed the next start replaces.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 fn watch_signals(notices: SyncSender<Notice>) -> Result<(), String> {
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM, SIGINT, SIGUSR1])
         .map_err(|error| format!("cannot watch signals: {error}"))?;
@@ -295,6 +399,7 @@ impl Courier for ShardCourier {
 fn start_shard(
     shard: usize,
     addresses: &[SocketAddr],
+    admin: Option<Listener>,
     snapshot: &Arc<Snapshot>,
     process: &Arc<Process>,
     notices: SyncSender<Notice>,
@@ -303,11 +408,13 @@ fn start_shard(
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), Token(Subject::Mailbox.token()))?;
     let mut listeners = Vec::with_capacity(addresses.len());
-    for (position, address) in addresses.iter().enumerate() {
-        let mut listener = TcpListener::from_std(listening_socket(*address, true)?.into());
-        let token = Token(Subject::Listener(position).token());
-        poll.registry().register(&mut listener, token, Interest::READABLE)?;
-        listeners.push(listener);
+    for address in addresses {
+        let listener = TcpListener::from_std(listening_socket(*address, true)?.into());
+        listeners.push(Listener::Tcp(listener, Door::Data));
+    }
+    listeners.extend(admin);
+    for (position, listener) in listeners.iter_mut().enumerate() {
+        listener.register(poll.registry(), Subject::Listener(position).token())?;
     }
     let net = MioNet::new(poll.registry().try_clone()?);
     let (commands, receiver) = sync_channel(COMMANDS);

@@ -15,7 +15,7 @@ use fusegate::control::build;
 use fusegate::ground::tick::Tick;
 use fusegate::shard::Shard;
 use fusegate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice};
-use fusegate::shard::net::{Event, MioNet, Subject};
+use fusegate::shard::net::{Door, Event, Listener, MioNet, Subject};
 use fusegate::shared::process::Process;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -245,7 +245,8 @@ impl Gateway {
         let of_shard = Arc::clone(&clock);
         let run = move || {
             TALLY.set(Some(tally));
-            let mut shard = Shard::new(net, vec![listener], Arc::new(snapshot), process, mailbox, 7, 0);
+            let mut shard =
+                Shard::new(net, vec![Listener::Tcp(listener, Door::Data)], Arc::new(snapshot), process, mailbox, 7, 0);
             let mut events = Events::with_capacity(1024);
             while !shard.is_drained() {
                 match poll.poll(&mut events, shard.patience()) {

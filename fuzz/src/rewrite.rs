@@ -50,7 +50,7 @@ fn check_request(bytes: &[u8]) {
     assert_eq!(came.start[0], parsed.method.as_bytes());
     // Only a resource is passed on; where it does not lead to a service, the path stands for the rest.
     let Target::Resource { path, query, .. } = parsed.target else { return };
-    let rest = match Route::of(path) {
+    let rest = match Route::of(path, b"/v1/proxy/") {
         Route::Proxy { rest, .. } => rest,
         _ => path,
     };

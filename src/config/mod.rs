@@ -5,6 +5,7 @@
 //! the keys for editors. Must not know: sockets, threads, what the running process does with a configuration.
 
 pub mod model;
+pub mod token;
 
 mod diagnostics;
 mod expand;
@@ -65,24 +66,37 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
 ///
 /// Never blocks on what is not a regular file, and reads at most 4 MiB.
 pub fn read(path: &Path) -> Result<Vec<u8>, Problems> {
-    bytes(path).map_err(|fault| problem(&path.display().to_string(), "", None, fault))
+    bytes(path, LARGEST).map_err(|fault| problem(&path.display().to_string(), "", None, fault))
 }
 
 /// What the `bytes` of the file at `path` mean, with the environment of the process.
 pub fn understand(path: &Path, bytes: &[u8]) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
+    // Of a bare file name this is empty, and joined with a path it is that path.
+    let directory = path.parent().unwrap_or(Path::new(""));
     match std::str::from_utf8(bytes) {
-        Ok(text) => parse(&name, text, &|variable| std::env::var(variable).ok()),
+        Ok(text) => parse_in(Some(directory), &name, text, &|variable| std::env::var(variable).ok()),
         Err(error) => Err(not_utf8(&name, bytes, error.valid_up_to())),
     }
 }
 
-/// Reads the configuration `text`; `name` is the file name in messages, `env` looks up variables.
+/// Reads the configuration `text`; `name` is the file name in messages, `env` looks up variables. Other files that
+/// it names are not read.
 pub fn parse(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Problems> {
+    parse_in(None, name, text, env)
+}
+
+/// The same; files that the text names are read, from `directory` when their paths are relative.
+fn parse_in(
+    directory: Option<&Path>,
+    name: &str,
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Problems> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut findings = Findings::default();
     let root = tree::read(text, &mut findings).map_err(|(at, fault)| problem(name, text, at, fault))?;
-    let config = services::config(&root, &mut reader::Reader::new(&mut findings, env));
+    let config = services::config(&root, &mut reader::Reader::new(&mut findings, env, directory));
     let failed = findings.errors() > 0;
     let found = findings.finish(name, text);
     if failed { Err(Problems(found)) } else { Ok(Loaded { config, warnings: found }) }
@@ -100,7 +114,7 @@ fn problem(name: &str, text: &str, at: impl Into<Option<At>>, fault: Fault) -> P
     Problems(findings.finish(name, text))
 }
 
-fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {
+fn bytes(path: &Path, largest: u64) -> Result<Vec<u8>, Fault> {
     let unreadable = |error: io::Error| Fault::new(format!("the file cannot be read: {error}"));
     // Asked before it is opened: opening a FIFO waits for a writer.
     let metadata = path.metadata().map_err(unreadable)?;
@@ -112,9 +126,9 @@ fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {
     }
     let mut bytes = Vec::new();
     // It can grow while it is read, so its length says nothing.
-    File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(Fault::new(format!("the file is larger than {}", units::show_size(LARGEST))));
+    File::open(path).and_then(|file| file.take(largest + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > largest {
+        return Err(Fault::new(format!("the file is larger than {}", units::show_size(largest))));
     }
     Ok(bytes)
 }

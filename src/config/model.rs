@@ -4,12 +4,15 @@
 //!
 //! Must not know: YAML, positions, sockets.
 
+use crate::config::token::Token;
 use crate::policy::balance;
 use crate::policy::breaker::Mode;
 use crate::policy::class::Causes;
 use crate::policy::retry;
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A whole, valid configuration file.
@@ -312,6 +315,12 @@ pub struct Gateway {
     pub listen: Vec<SocketAddr>,
     /// Number of shards; `None` is `auto`: one per core.
     pub workers: Option<NonZeroUsize>,
+    /// `prefix`: of the paths that are proxied; without a `/` at its end.
+    pub prefix: String,
+    /// `admin`.
+    pub admin: Admin,
+    /// `reload_endpoint`.
+    pub reload_endpoint: ReloadEndpoint,
     /// `client`.
     pub client: Client,
     /// `limits`.
@@ -326,6 +335,8 @@ pub struct Gateway {
     pub metrics_path: String,
     /// `metrics.buckets`: bounds of histograms, rising, at least one.
     pub buckets: Vec<Duration>,
+    /// `log.format`.
+    pub log_format: LogFormat,
     /// `reload`.
     pub reload: Reload,
 }
@@ -335,6 +346,9 @@ impl Default for Gateway {
         Gateway {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8000))],
             workers: None,
+            prefix: "/v1/proxy".to_owned(),
+            admin: Admin::default(),
+            reload_endpoint: ReloadEndpoint::default(),
             client: Client::default(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(30),
@@ -345,6 +359,7 @@ impl Default for Gateway {
             buckets: [5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000]
                 .map(Duration::from_millis)
                 .to_vec(),
+            log_format: LogFormat::default(),
             reload: Reload::default(),
         }
     }
@@ -383,6 +398,69 @@ pub enum AccessTo {
     Stderr,
     /// To the end of a file, which is opened again at SIGUSR1.
     File(String),
+}
+
+/// `gateway.admin`: where and to whom administration answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admin {
+    /// A listener that serves nothing else; `None` when the data port serves administration too.
+    pub listen: Option<AdminAddress>,
+    /// Where the token is, as the file says it.
+    pub token_file: Option<String>,
+    /// What was read there. Without one, administration is for this machine alone.
+    pub token: Option<Token>,
+    /// Names of the gateway besides `localhost` and its addresses, in lower case, without a port.
+    pub hosts: Vec<String>,
+}
+
+/// `gateway.admin.listen`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// Address and port; port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// The path of a unix socket.
+    Unix(PathBuf),
+}
+
+impl AdminAddress {
+    /// Whether only programs on this machine reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            AdminAddress::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            AdminAddress::Unix(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdminAddress::Tcp(address) => write!(f, "{address}"),
+            AdminAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// `gateway.log.format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: a JSON document on each line.
+    Json,
+}
+
+/// `gateway.reload_endpoint`: who may ask for a reload on the data port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReloadEndpoint {
+    /// Those who may administer.
+    #[default]
+    Loopback,
+    /// Everybody but the pages of other sites.
+    Any,
+    /// Nobody: there is no such resource.
+    Off,
 }
 
 /// `gateway.reload`: whether the file is reloaded by itself when its content changes.

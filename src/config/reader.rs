@@ -10,6 +10,7 @@ use super::{expand, units};
 use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 /// Bytes up to which a scalar may be a number or a boolean.
@@ -34,13 +35,19 @@ pub(super) struct Reader<'a> {
     pub(super) findings: &'a mut Findings,
     pub(super) scope: Scope<'a>,
     env: &'a dyn Fn(&str) -> Option<String>,
+    /// Where files are that the configuration names; `None` when they are not to be read.
+    pub(super) directory: Option<&'a Path>,
     /// Keys from the scope to here.
     path: Vec<&'static str>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(findings: &'a mut Findings, env: &'a dyn Fn(&str) -> Option<String>) -> Reader<'a> {
-        Reader { findings, scope: Scope::Gateway, env, path: Vec::new() }
+    pub(super) fn new(
+        findings: &'a mut Findings,
+        env: &'a dyn Fn(&str) -> Option<String>,
+        directory: Option<&'a Path>,
+    ) -> Reader<'a> {
+        Reader { findings, scope: Scope::Gateway, env, directory, path: Vec::new() }
     }
 
     /// Notes what is wrong with a value; the message names the key, if it does not yet.

@@ -6,15 +6,16 @@
 
 use super::diagnostics::{At, Fault, quote};
 use super::model::{
-    self, Access, AccessFormat, AccessTo, Balancing, CircuitBreaker, Client, Dns, Gateway, HashOn, HealthCheck,
-    HostHeader, Limits, Pool, Reload, Timeouts, WhenAllOpen,
+    self, Access, AccessFormat, AccessTo, Admin, AdminAddress, Balancing, CircuitBreaker, Client, Dns, Gateway, HashOn,
+    HealthCheck, HostHeader, Limits, LogFormat, Pool, Reload, ReloadEndpoint, Timeouts, WhenAllOpen,
 };
 use super::reader::{Reader, keys};
 use super::rules::{Apart, Field, Form, Lens, OneOf, Rule, Table, at, part};
 use super::suggest::did_you_mean;
+use super::token::{self, Token};
 use super::tree::{Node, Value};
 use super::{units, url};
-use crate::http::target::Route;
+use crate::http::target;
 use crate::policy::balance;
 use crate::policy::breaker::Mode;
 use crate::policy::class::{Causes, Class};
@@ -22,6 +23,8 @@ use crate::policy::retry;
 use log::LevelFilter;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Addresses to listen on: each is a socket in every shard.
@@ -590,6 +593,33 @@ pub(super) const GATEWAY: Table<Process> = &[&[
         ),
     ),
     field("workers", "Event loops; auto is one per core.", Rule::CountOrAuto(1..=512, at!(gateway.workers))),
+    field(
+        "prefix",
+        "Of the paths that are proxied: /v1/proxy is followed by a service and the rest.",
+        Rule::Text(
+            PREFIX,
+            |process, text| prefix(&mut process.gateway.prefix, text),
+            |process| Some(process.gateway.prefix.clone()),
+        ),
+    ),
+    field(
+        "admin",
+        "Where and to whom administration answers.",
+        Rule::Mapping(&part!(Part, Process.gateway.admin, ADMIN, Some(check_admin))),
+    ),
+    field(
+        "reload_endpoint",
+        "Who may POST to /v1/reload-config on the data port: as administration, everybody, nobody.",
+        Rule::Word(&OneOf {
+            words: &[
+                ("loopback", ReloadEndpoint::Loopback),
+                ("any", ReloadEndpoint::Any),
+                ("off", ReloadEndpoint::Off),
+            ],
+            set: |process: &mut Process, who| process.gateway.reload_endpoint = who,
+            get: |process| process.gateway.reload_endpoint,
+        }),
+    ),
     field("client", "How long a client may take.", Rule::Mapping(&part!(Part, Process.gateway.client, CLIENT, None))),
     field("limits", "Bounds.", Rule::Mapping(&part!(Part, Process.gateway.limits, LIMITS, Some(check_limits)))),
     field("drain", "How the gateway ends.", Rule::Mapping(&part!(Part, Process.gateway, DRAIN, None))),
@@ -607,6 +637,41 @@ pub(super) const GATEWAY: Table<Process> = &[&[
     ),
     elsewhere("upstreams", "a service of the name gateway is written as a list of URLs"),
 ]];
+
+const ADMIN: Table<Admin> = &[&[
+    field(
+        "listen",
+        "A listener for administration alone, of one address or a unix socket: 127.0.0.1:9901, unix:/run/fusegate.sock.",
+        Rule::Text(
+            ADMIN_ADDRESS,
+            |admin, text| admin_address(&mut admin.listen, text),
+            |admin| admin.listen.as_ref().map(ToString::to_string),
+        ),
+    ),
+    field(
+        "token_file",
+        "A file with a token that every request of administration must carry; relative to this one.",
+        Rule::Text(PATH, |admin, text| token_file(&mut admin.token_file, text), |admin| admin.token_file.clone()),
+    ),
+    field(
+        "hosts",
+        "Further names of the gateway, without a port.",
+        Rule::List(
+            HOST_NAME,
+            |admin, node, reader| host_names(&mut admin.hosts, node, reader),
+            |admin| admin.hosts.clone(),
+        ),
+    ),
+]];
+
+/// Segments of what needs no escape, none of them `.` or `..`.
+const PREFIX: Form = Form::pattern("^(/(?!\\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)+$");
+/// A path of a file, which does not begin or end with a space.
+pub(super) const PATH: Form = Form::pattern("^[^\\s]([^\\u0000]*[^\\s])?$");
+const HOST_NAME: Form = Form::pattern("^[A-Za-z0-9._-]{1,253}$");
+const ADMIN_ADDRESS: Form = Form::pattern("^(unix:/.*[^/\\s]|(\\[[0-9A-Fa-f:.]+\\]|[0-9.]+|localhost)?:[0-9]{1,5})$");
+/// Bytes of the path of a unix socket (unix(7)), without the one that ends it.
+const SOCKET_PATH: usize = 107;
 
 const CLIENT: Table<Client> = &[&[
     field("header_timeout", "For a whole head, from its first byte.", Rule::Duration(TO_DAY, at!(header_timeout))),
@@ -653,6 +718,15 @@ const LOG: Table<Gateway> = &[&[
             ],
             set: |gateway: &mut Gateway, level| gateway.log_level = level,
             get: |gateway| gateway.log_level,
+        }),
+    ),
+    field(
+        "format",
+        "Lines for people, or a JSON document on each.",
+        Rule::Word(&OneOf {
+            words: &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+            set: |gateway: &mut Gateway, format| gateway.log_format = format,
+            get: |gateway| gateway.log_format,
         }),
     ),
     field(
@@ -737,7 +811,7 @@ fn metrics_path(text: &str) -> Result<(), Fault> {
     if !text.starts_with('/') || !text.bytes().all(is_plain) {
         return Err(Fault::new(format!("path {} is not the path of a resource", quote(text))).help("such as /metrics"));
     }
-    if Route::of(text.as_bytes()) != Route::Unknown || text.starts_with("/v1/") || text == "/" {
+    if target::is_own(text) {
         return Err(Fault::new(format!("path {} is that of something else", quote(text))).help("such as /metrics"));
     }
     Ok(())
@@ -801,6 +875,116 @@ fn host(host: &mut HostHeader, text: &str) -> Result<(), Fault> {
         }
     };
     Ok(())
+}
+
+/// The prefix of what is proxied may hide none of the gateway's own resources.
+fn prefix(prefix: &mut String, text: &str) -> Result<(), Fault> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._~!$&'()*+,;=:@-".contains(&byte);
+    let is_segment = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(is_plain);
+    if !text.strip_prefix('/').is_some_and(|parts| parts.split('/').all(is_segment)) {
+        let fault = Fault::new(format!("prefix {} is not the beginning of paths", quote(text)));
+        return Err(fault.help("write it as /v1/proxy: with a \"/\" in front and none at the end"));
+    }
+    if let Some(own) = target::hidden_by(text) {
+        let fault = Fault::new(format!("prefix {} would hide the gateway's own {own}", quote(text)));
+        return Err(fault.help("write another one, such as /v1/proxy or /api"));
+    }
+    text.clone_into(prefix);
+    Ok(())
+}
+
+fn admin_address(address: &mut Option<AdminAddress>, text: &str) -> Result<(), Fault> {
+    let Some(path) = text.strip_prefix("unix:") else {
+        *address = Some(AdminAddress::Tcp(url::listen(text).map_err(|fault| {
+            fault.help("write an IP address and a port, or unix: and a path: 127.0.0.1:9901, unix:/run/fusegate.sock")
+        })?));
+        return Ok(());
+    };
+    let is_whole = path.starts_with('/') && !path.ends_with(|end: char| end == '/' || end.is_whitespace());
+    if !is_whole || path.contains(char::is_control) {
+        let fault = Fault::new(format!("listen {} is not the path of a socket", quote(text)));
+        return Err(fault.help("write it as unix:/run/fusegate.sock"));
+    }
+    if path.len() > SOCKET_PATH {
+        return Err(Fault::new(format!("listen has a path of {} bytes, {SOCKET_PATH} are possible", path.len())));
+    }
+    *address = Some(AdminAddress::Unix(PathBuf::from(path)));
+    Ok(())
+}
+
+fn token_file(file: &mut Option<String>, text: &str) -> Result<(), Fault> {
+    let is_path = !text.is_empty() && text.trim() == text && !text.contains('\0');
+    if !is_path {
+        return Err(Fault::new(format!("token_file {} is not a path", quote(text))));
+    }
+    *file = Some(text.to_owned());
+    Ok(())
+}
+
+fn host_names(names: &mut Vec<String>, node: &Node, reader: &mut Reader<'_>) {
+    let Value::List(items) = &node.value else {
+        let fault = Fault::new("hosts must be a list");
+        return reader.error(node, fault.help("write it as [gateway.example]"));
+    };
+    names.clear();
+    for item in items {
+        let Some(text) = reader.text(item) else { continue };
+        let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=253).contains(&text.value.len()) || !text.value.bytes().all(is_of_name) {
+            let fault = Fault::new(format!("{} is not a host name", quote(&text.value)));
+            reader.error(item, fault.help("write it without scheme and port"));
+            continue;
+        }
+        let name = text.value.to_ascii_lowercase();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+}
+
+/// Whoever reaches the address from elsewhere must prove something.
+fn check_admin(admin: &Admin, node: &Node, fine: bool, reader: &mut Reader<'_>) {
+    let Some(address) = admin.listen.as_ref().filter(|address| fine && !address.is_local()) else { return };
+    if admin.token_file.is_none() {
+        let fault = Fault::new(format!("listen {address} can be reached from elsewhere, and there is no token_file"));
+        let help = "set token_file, or listen on 127.0.0.1 or a unix socket";
+        reader.findings.error(place(node, &["listen"]), fault.help(help));
+    }
+}
+
+/// What is under the prefix is proxied. `node` is that of `gateway`.
+pub(super) fn check_metrics_path(gateway: &Gateway, node: &Node, reader: &mut Reader<'_>) {
+    let behind = gateway.metrics_path.strip_prefix(&gateway.prefix);
+    if behind.is_some_and(|behind| behind.starts_with('/')) {
+        let at = node.find("metrics").map_or(node.at, |node| place(node, &["path"]));
+        let path = quote(&gateway.metrics_path);
+        let fault = Fault::new(format!("path {path} is below the prefix of what is proxied, {}", gateway.prefix));
+        reader.findings.error(at, fault.help("such as /metrics"));
+    }
+}
+
+/// Reads the token, below the node of `gateway`.
+pub(super) fn read_token(admin: &mut Admin, node: &Node, reader: &mut Reader<'_>) {
+    let (Some(directory), Some(file)) = (reader.directory, &admin.token_file) else { return };
+    let at = node.find("admin").map_or(node.at, |node| place(node, &["token_file"]));
+    let path = directory.join(file);
+    let read =
+        super::bytes(&path, token::LONGEST as u64 + 2).and_then(|bytes| Token::parse(&bytes).map_err(Fault::new));
+    match read {
+        Ok(token) => admin.token = Some(token),
+        Err(mut fault) => {
+            fault.message.insert_str(0, &format!("token_file {}: ", quote(file)));
+            reader.findings.error(at, fault);
+        }
+    }
+    if is_open(&path) {
+        let fault = Fault::new(format!("token_file {} can be read by every user", quote(file)));
+        reader.findings.warning(at, fault.help("chmod o-r"));
+    }
+}
+
+fn is_open(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }
 
 fn listen(addresses: &mut Vec<SocketAddr>, node: &Node, reader: &mut Reader<'_>) {

@@ -30,6 +30,8 @@ pub(super) fn config<'a>(root: &'a Node, reader: &mut Reader<'a>) -> Config {
     let mut process = Process::default();
     if let Some(node) = root.find("gateway").filter(|node| !is_list(node)) {
         reader.mapping(node, schema::GATEWAY, &mut process);
+        schema::check_metrics_path(&process.gateway, node, reader);
+        schema::read_token(&mut process.gateway.admin, node, reader);
     }
     let below = services_below(root);
     let entries: Vec<&Entry> = match below {

@@ -286,6 +286,8 @@ fn wrong_values(kind: &Kind) -> Vec<String> {
             all.push(format!("{}s", words[0]));
             all
         }
+        // A path may be almost anything.
+        Kind::Text(form) if form.pattern == schema::PATH.pattern => one(&["5", "true", "1.5", "'a '", "\"\\ta\""]),
         Kind::Text(_) => one(&["ä", "'a b'", "5", "true", "\"a\\tb\"", "'['", "get b"]),
         Kind::List(_) => {
             let all =

@@ -378,6 +378,44 @@ fn gateway_limits() {
 }
 
 #[test]
+fn gateway_admin_and_prefix() {
+    let admin = gateway("admin: {listen: ':9901', token_file: a b/c, hosts: [A.example, a.example]}").admin;
+    assert_eq!(admin.listen.map(|address| address.to_string()).as_deref(), Some("0.0.0.0:9901"));
+    assert_eq!((admin.token_file.as_deref(), admin.token), (Some("a b/c"), None));
+    assert_eq!(admin.hosts, ["a.example"]);
+    let admin = gateway("admin: {listen: 'unix:/run/a b.sock'}").admin;
+    assert_eq!(admin.listen, Some(AdminAddress::Unix("/run/a b.sock".into())));
+    assert_eq!(gateway("prefix: /api/v2").prefix, "/api/v2");
+    assert_eq!(gateway("reload_endpoint: off").reload_endpoint, ReloadEndpoint::Off);
+    let long = format!("admin: {{listen: 'unix:/{}'}}", "x".repeat(107));
+    for (text, problem) in [
+        (
+            "admin: {listen: ':9901'}",
+            "2:19 listen 0.0.0.0:9901 can be reached from elsewhere, and there is no token_file",
+        ),
+        ("admin: {listen: 9901}", "2:19 listen must be text, not \"9901\""),
+        ("admin: {listen: 'unix:run'}", "2:19 listen \"unix:run\" is not the path of a socket"),
+        ("admin: {listen: 'unix:/run/'}", "2:19 listen \"unix:/run/\" is not the path of a socket"),
+        (&long, "2:19 listen has a path of 108 bytes, 107 are possible"),
+        ("admin: {hosts: a}", "2:18 hosts must be a list"),
+        ("admin: {hosts: ['a:80']}", "2:19 hosts: \"a:80\" is not a host name"),
+        ("admin: {token: x}", "2:11 unknown key \"token\" in gateway.admin"),
+        ("prefix: /", "2:11 prefix \"/\" is not the beginning of paths"),
+        ("prefix: api", "2:11 prefix \"api\" is not the beginning of paths"),
+        ("prefix: /api/", "2:11 prefix \"/api/\" is not the beginning of paths"),
+        ("prefix: /a//b", "2:11 prefix \"/a//b\" is not the beginning of paths"),
+        ("prefix: /a/..", "2:11 prefix \"/a/..\" is not the beginning of paths"),
+        ("prefix: /a?b", "2:11 prefix \"/a?b\" is not the beginning of paths"),
+        ("prefix: /a%2f", "2:11 prefix \"/a%2f\" is not the beginning of paths"),
+        ("prefix: /v1", "2:11 prefix \"/v1\" would hide the gateway's own /v1/status"),
+        ("prefix: /v1/circuits/x", "2:11 prefix \"/v1/circuits/x\" would hide the gateway's own /v1/circuits"),
+        ("reload_endpoint: all", "2:20 reload_endpoint \"all\" is none of loopback, any, off"),
+    ] {
+        assert_eq!(bad(&format!("gateway:\n  {text}\n")), [problem]);
+    }
+}
+
+#[test]
 fn gateway_drain_log_and_metrics() {
     assert_eq!(gateway("drain: {timeout: 5s}").drain_timeout, 5 * SECOND);
     for (word, level) in
@@ -401,10 +439,11 @@ fn gateway_drain_log_and_metrics() {
         ("log: {access: {format: json, file: x}}", "2:32 unknown key \"file\" in gateway.log.access"),
         ("metrics: {path: metrics}", "2:19 path \"metrics\" is not the path of a resource"),
         ("metrics: {path: /v1/status}", "2:19 path \"/v1/status\" is that of something else"),
+        ("{metrics: {path: /v2/m}, prefix: /v2}", "2:20 path \"/v2/m\" is below the prefix of what is proxied, /v2"),
         ("metrics: {buckets: []}", "2:22 buckets must have from 1 to 32 bounds"),
         ("metrics: {buckets: [5ms, 5ms]}", "2:28 the bounds of buckets must rise"),
         ("metrics: {buckets: [5]}", "2:23 a bound of buckets needs a unit: write \"5ms\" or \"5s\""),
-        ("admin: {}", "2:3 unknown key \"admin\" in gateway"),
+        ("log: {format: yaml}", "2:17 format \"yaml\" is none of text, json"),
         ("upstreams: []", "2:3 upstreams has no place in gateway"),
         ("defaults: {upstreams: []}", "2:14 upstreams has no place in gateway.defaults"),
         ("defaults: {timeouts: {conect: 1s}}", "2:25 unknown key \"conect\" in gateway.defaults.timeouts"),

@@ -63,6 +63,9 @@ pub fn snapshot(
             .collect(),
         service_slots: services.iter().map(|service| service.identity.slot.number() + 1).max().unwrap_or(0),
         services,
+        prefix: format!("{}/", config.gateway.prefix).into_bytes().into(),
+        admin: config.gateway.admin.clone(),
+        reload_endpoint: config.gateway.reload_endpoint,
         client: config.gateway.client,
         head: head::Limits {
             request_line: limits.request_line,

@@ -4,11 +4,12 @@
 //! Must not know: how a snapshot is built, how shards switch.
 
 use crate::config::Problems;
-use crate::config::model::Config;
+use crate::config::model::{Config, LogFormat};
 use crate::control::resolve::{Name, Names};
 use crate::control::status::LastReload;
 use crate::control::{Control, Courier, RESOLVE_TIME, SWITCH_TIME, build, watch};
 use crate::ground::tick::Tick;
+use crate::logging;
 use crate::shard::mailbox::Ticket;
 use serde::Serialize;
 use std::fmt;
@@ -219,6 +220,9 @@ impl<C: Courier> Control<C> {
         if old.workers != new.workers {
             errors.push(format!("{name}: error: gateway.workers cannot change while the gateway runs"));
         }
+        if old.admin.listen != new.admin.listen {
+            errors.push(format!("{name}: error: gateway.admin.listen cannot change while the gateway runs"));
+        }
         errors
     }
 
@@ -251,7 +255,7 @@ impl<C: Courier> Control<C> {
         let (snapshot, mut change) =
             build::snapshot(&config, Some(&self.snapshot), &addresses, &self.facts, self.serial, generation);
         change.services = compare(&self.config, &config);
-        log::set_max_level(config.gateway.log_level);
+        logging::set(config.gateway.log_level, config.gateway.log_format == LogFormat::Json);
         if let Err(error) = self.access.set(&config.gateway.access) {
             log::error!("{error}; the access log stays as it was");
         }

@@ -4,6 +4,7 @@
 //! Must not know: HTTP, sockets, configuration, policy.
 
 pub mod buffer;
+pub mod calendar;
 pub mod random;
 pub mod sync;
 pub mod table;

@@ -24,6 +24,8 @@ pub struct Problem<'a> {
     pub retry_after_s: Option<u64>,
     /// Methods, for `Allow`.
     pub allow: Option<&'static str>,
+    /// For `WWW-Authenticate`.
+    pub challenge: Option<&'static str>,
 }
 
 /// Writes the whole response.
@@ -55,6 +57,11 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem<'_>, persistence: Persistence
     }
     if let Some(allow) = problem.allow {
         for part in [b"Allow: ", allow.as_bytes(), b"\r\n"] {
+            extra.extend_from_slice(part);
+        }
+    }
+    if let Some(challenge) = problem.challenge {
+        for part in [b"WWW-Authenticate: ", challenge.as_bytes(), b"\r\n"] {
             extra.extend_from_slice(part);
         }
     }
@@ -104,6 +111,7 @@ mod tests {
             instance: b"abc",
             retry_after_s: Some(7),
             allow: None,
+            challenge: None,
         };
         let mut out = Vec::new();
         render(&mut out, &problem, Persistence::Close, false, b"now");

@@ -7,8 +7,23 @@
 use crate::http::request::Refusal;
 use std::borrow::Cow;
 
-/// The prefix of everything that is proxied.
-pub const PROXY_PREFIX: &[u8] = b"/v1/proxy/";
+/// The gateway's own resources, and what more is kept for it; `/v1/circuits` with all below it.
+const OWN: [&str; 7] =
+    ["/livez", "/readyz", "/metrics", "/v1/status", "/v1/events", "/v1/reload-config", "/v1/circuits"];
+
+/// The resource of the gateway's own that paths under `prefix` would hide, when what they ask for is proxied.
+pub fn hidden_by(prefix: &str) -> Option<&'static str> {
+    let is_below = |path: &str, above: &str| {
+        path.strip_prefix(above).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'/', ..]))
+    };
+    let mut all = OWN.into_iter();
+    all.find(|own| is_below(own, prefix) || *own == "/v1/circuits" && is_below(prefix, own))
+}
+
+/// Whether the path is one of the gateway's own, whatever is under the prefix; `/metrics` is by configuration.
+pub fn is_own(path: &str) -> bool {
+    path == "/" || path.starts_with("/v1/") || path != "/metrics" && OWN.contains(&path)
+}
 
 /// A request target in the form in which it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,9 +193,9 @@ impl Own {
 }
 
 impl<'b> Route<'b> {
-    /// Where `path` leads.
-    pub fn of(path: &'b [u8]) -> Route<'b> {
-        if let Some(behind) = path.strip_prefix(PROXY_PREFIX) {
+    /// Where `path` leads, when paths under `prefix`, which ends with its `/`, lead to services.
+    pub fn of(path: &'b [u8], prefix: &[u8]) -> Route<'b> {
+        if let Some(behind) = path.strip_prefix(prefix) {
             let end = memchr::memchr(b'/', behind).unwrap_or(behind.len());
             let (service, rest) = behind.split_at(end);
             if service.is_empty() {
@@ -343,13 +358,26 @@ mod tests {
     #[test]
     fn routes() {
         let proxy = |service: &'static [u8], rest| Route::Proxy { service: Cow::Borrowed(service), rest };
-        assert_eq!(Route::of(b"/v1/proxy/users"), proxy(b"users", b""));
-        assert_eq!(Route::of(b"/v1/proxy/users/"), proxy(b"users", b"/"));
-        assert_eq!(Route::of(b"/v1/proxy/users//a"), proxy(b"users", b"//a"));
-        assert_eq!(Route::of(b"/v1/proxy/user%2ds/a"), proxy(b"user-s", b"/a"));
-        assert_eq!(Route::of(b"/v1/proxy/a%2fb/c"), proxy(b"a/b", b"/c"));
+        assert_eq!(Route::of(b"/v1/proxy/users", b"/v1/proxy/"), proxy(b"users", b""));
+        assert_eq!(Route::of(b"/v1/proxy/users/", b"/v1/proxy/"), proxy(b"users", b"/"));
+        assert_eq!(Route::of(b"/v1/proxy/users//a", b"/v1/proxy/"), proxy(b"users", b"//a"));
+        assert_eq!(Route::of(b"/v1/proxy/user%2ds/a", b"/v1/proxy/"), proxy(b"user-s", b"/a"));
+        assert_eq!(Route::of(b"/v1/proxy/a%2fb/c", b"/v1/proxy/"), proxy(b"a/b", b"/c"));
         for unknown in [&b"/v1/proxy/"[..], b"/v1/proxy", b"/v1/proxyx/a", b"/", b"/livez/"] {
-            assert_eq!(Route::of(unknown), Route::Unknown);
+            assert_eq!(Route::of(unknown, b"/v1/proxy/"), Route::Unknown);
+        }
+    }
+
+    #[test]
+    fn another_prefix() {
+        assert_eq!(Route::of(b"/api/a/b", b"/api/"), Route::Proxy { service: Cow::Borrowed(b"a"), rest: b"/b" });
+        assert_eq!(Route::of(b"/v1/proxy/a", b"/api/"), Route::Unknown);
+        assert_eq!(Route::of(b"/livez", b"/api/"), Route::Own(Own::Live));
+        for hiding in ["/livez", "/v1", "/v1/status", "/v1/circuits", "/v1/circuits/a", "/metrics"] {
+            assert!(hidden_by(hiding).is_some(), "{hiding}");
+        }
+        for fine in ["/v1/proxy", "/api", "/v1/statuses", "/livez/x", "/v1/circuit", "/v2"] {
+            assert_eq!(hidden_by(fine), None, "{fine}");
         }
     }
 

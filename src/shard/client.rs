@@ -7,7 +7,7 @@ use crate::ground::buffer::{Buffer, Pool, SMALL};
 use crate::http::request::{self, Method};
 use crate::shard::conn::{Conn, Filled, Ready};
 use crate::shard::exchange::ExchangeId;
-use crate::shard::net::Net;
+use crate::shard::net::{Door, Net};
 use crate::shard::tunnel::{Half, Tunnel};
 use crate::shard::{Ctx, Step};
 use crate::shared::access::Kept;
@@ -26,6 +26,8 @@ pub struct Client<S> {
     pub state: ClientState,
     /// The peer's address.
     pub peer: IpAddr,
+    /// Where it came in.
+    pub door: Door,
     /// It stands in the queue of this turn.
     pub queued: bool,
     /// It counts against `limits.connections`; one that is only told that they are reached does not.
@@ -82,12 +84,13 @@ pub enum Then {
 
 impl<S> Client<S> {
     /// A connection that was just accepted.
-    pub fn new(socket: S, peer: IpAddr) -> Client<S> {
+    pub fn new(socket: S, peer: IpAddr, door: Door) -> Client<S> {
         // Nothing is known of its receive queue, but data often comes with the connection: one read tells.
         Client {
             conn: Conn::new(socket, Ready::READABLE.with(Ready::WRITABLE)),
             state: ClientState::Idle,
             peer,
+            door,
             queued: false,
             counted: false,
             kept: None,

@@ -12,13 +12,14 @@ use crate::http::target::{self, Own, Route, Target};
 use crate::policy::balance::{self, Chosen, Draw, Tried};
 use crate::policy::breaker::Grant;
 use crate::policy::retry::Account;
+use crate::shard::admin::{self, Denial};
 use crate::shard::client::{ClientState, Then};
 use crate::shard::exchange::{self, Attempt, Exchange, Pace, Receive, RequestId, RequestMeta, Send};
 use crate::shard::mailbox::{Notice, Ticket};
-use crate::shard::net::{ClientId, Net};
+use crate::shard::net::{ClientId, Door, Net};
+use crate::shard::record;
 use crate::shard::upstreams::{Order, Upstreams};
 use crate::shard::{Ctx, Reply, Shard, Step};
-use crate::shard::{admin, record};
 use crate::shared::failure::Failure;
 use crate::shared::metrics::Ending;
 use crate::shared::snapshot::{Service, Upstream};
@@ -153,14 +154,23 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         },
     };
     let Target::Resource { path, .. } = request.target else { return options(meta, input, ctx) };
-    let (service, rest) = match Route::of(path) {
-        Route::Proxy { service, rest } => (service, rest),
-        Route::Own(own) => return own_resource(own, &request, meta, input, &client.conn.socket, client.peer, ctx),
-        Route::Unknown if *path == *snapshot.metrics_path => {
-            let own = Own::Metrics;
-            return own_resource(own, &request, meta, input, &client.conn.socket, client.peer, ctx);
+    let route = match Route::of(path, &snapshot.prefix) {
+        Route::Unknown if *path == *snapshot.metrics_path => Route::Own(Own::Metrics),
+        route => route,
+    };
+    let (service, rest) = match route {
+        Route::Proxy { service, rest } if client.door == Door::Data => (service, rest),
+        Route::Own(own) => {
+            let from = admin::From {
+                peer: client.peer,
+                door: client.door,
+                local: if client.door == Door::Socket { None } else { ctx.net.local_addr(&client.conn.socket).ok() },
+            };
+            return own_resource(own, &request, meta, input, from, snapshot, ctx);
         }
-        Route::Unknown => return replied(meta, input, ctx, 404, "there is no such resource", None),
+        Route::Proxy { .. } | Route::Unknown => {
+            return replied(meta, input, ctx, 404, "there is no such resource", None);
+        }
     };
     if target::escapes_base(rest) {
         return refused(meta, input, ctx, Refusal::Malformed("the path leaves the upstream's base path"), None);
@@ -266,7 +276,7 @@ pub fn begin_kept<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
     let Target::Resource { path, .. } = request.target else {
         return Step::Refuse(Refusal::Malformed("the request was lost"));
     };
-    let rest = match Route::of(path) {
+    let rest = match Route::of(path, &exchange.snapshot.prefix) {
         Route::Proxy { rest, .. } => rest,
         _ => b"",
     };
@@ -551,10 +561,13 @@ fn own_resource<'s, N: Net>(
     request: &Request<'_, '_>,
     meta: RequestMeta,
     input: &[u8],
-    socket: &N::Stream,
-    peer: std::net::IpAddr,
+    from: admin::From,
+    snapshot: &crate::shard::LocalSnapshot,
     ctx: &Ctx<N>,
 ) -> Verdict<'s> {
+    if admin::is_hidden(own, from.door, snapshot.reload_endpoint) {
+        return replied(meta, input, ctx, 404, "there is no such resource", None);
+    }
     if !own.takes(request.method) {
         let (consumed, facts) = facts(meta, input, ctx);
         let reply =
@@ -566,8 +579,15 @@ fn own_resource<'s, N: Net>(
         Own::Ready if ctx.process.ready.load(Ordering::Relaxed) => replied(meta, input, ctx, 200, "ready\n", None),
         Own::Ready => replied(meta, input, ctx, 503, "the gateway is draining or starting", None),
         Own::Status | Own::Metrics | Own::Reload | Own::Trip | Own::Reset => {
-            if let Some(why) = admin::refusal(request, peer, ctx.net.local_addr(socket).ok()) {
-                return replied(meta, input, ctx, 403, why, Some("http_request_denied"));
+            const DENIED: Option<&str> = Some("http_request_denied");
+            match admin::judge(own, request, from, &snapshot.admin, snapshot.reload_endpoint) {
+                Ok(()) => {}
+                Err(Denial::Forbidden(why)) => return replied(meta, input, ctx, 403, why, DENIED),
+                Err(Denial::NoToken(why)) => {
+                    let (consumed, facts) = facts(meta, input, ctx);
+                    let challenge = Some("Bearer realm=\"fusegate\"");
+                    return Verdict::Replied { reply: Reply { challenge, ..facts.reply(401, why, DENIED) }, consumed };
+                }
             }
             match whole_body(request.framing, &input[request.len..]) {
                 Err(refusal) => {

@@ -5,7 +5,7 @@
 
 use crate::ground::tick::Tick;
 use crate::shard::client::{Client, ClientState, Then};
-use crate::shard::net::{Net, Subject};
+use crate::shard::net::{Door, Net, Subject};
 use crate::shard::{Reply, Shard};
 use std::io;
 use std::time::Duration;
@@ -36,7 +36,10 @@ pub fn accept<N: Net>(shard: &mut Shard<N>) {
         while shard.listeners[at].ready && left > 0 {
             left -= 1;
             match shard.ctx.net.accept(&shard.listeners[at].socket) {
-                Ok((socket, peer)) => welcome(shard, socket, peer.ip()),
+                Ok((socket, peer)) => {
+                    let door = shard.ctx.net.door(&shard.listeners[at].socket);
+                    welcome(shard, socket, peer.ip(), door);
+                }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => shard.listeners[at].ready = false,
                     // The connection ended while it was queued (accept(2)); the next one may be well.
@@ -59,7 +62,7 @@ fn pause<N: Net>(shard: &mut Shard<N>) {
     shard.accept_again = shard.ctx.now.after(PAUSE);
 }
 
-fn welcome<N: Net>(shard: &mut Shard<N>, mut socket: N::Stream, peer: std::net::IpAddr) {
+fn welcome<N: Net>(shard: &mut Shard<N>, mut socket: N::Stream, peer: std::net::IpAddr, door: Door) {
     shard.accept_again = Tick::START;
     let id = shard.clients.next_id();
     let token = Subject::Client(id).token();
@@ -68,7 +71,7 @@ fn welcome<N: Net>(shard: &mut Shard<N>, mut socket: N::Stream, peer: std::net::
         return;
     }
     shard.ctx.counters().accepted.bump();
-    let mut client = Client::new(socket, peer);
+    let mut client = Client::new(socket, peer, door);
     client.conn.deadline = shard.ctx.now.after(shard.snapshot.client.keep_alive);
     client.counted = shard.ctx.process.connect(shard.snapshot.connections);
     if client.counted {

@@ -219,6 +219,7 @@ pub struct Reply<'s> {
     service: Option<Cow<'s, str>>,
     retry_after_s: Option<u64>,
     allow: Option<&'static str>,
+    challenge: Option<&'static str>,
     /// Content type and body of an answer that is no problem; else `detail` is its text.
     body: Option<(&'static str, Vec<u8>)>,
 }
@@ -238,9 +239,22 @@ impl<'s> Reply<'s> {
             head_len: 0,
             id: RequestId::kept(b""),
         };
-        let (service, retry_after_s, allow, body) = (None, None, None, None);
+        let (service, retry_after_s, allow, challenge, body) = (None, None, None, None, None);
         let (then, outcome, is_recorded) = (Then::Linger, "own", false);
-        Reply { meta, then, status, detail, token, outcome, is_recorded, service, retry_after_s, allow, body }
+        Reply {
+            meta,
+            then,
+            status,
+            detail,
+            token,
+            outcome,
+            is_recorded,
+            service,
+            retry_after_s,
+            allow,
+            challenge,
+            body,
+        }
     }
 
     /// The same, with an error of `Proxy-Status`.
@@ -1063,6 +1077,7 @@ impl<N: Net> Shard<N> {
                 instance: instance.as_bytes(),
                 retry_after_s: reply.retry_after_s.or((reply.status == 503).then_some(1)),
                 allow: reply.allow,
+                challenge: reply.challenge,
             };
             problem::render(&mut ctx.output, &problem, persistence, reply.meta.is_head, date);
         }

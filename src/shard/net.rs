@@ -5,11 +5,11 @@
 //! Must not know: HTTP, connections' states.
 
 use crate::ground::table::Id;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::{TcpListener, TcpStream, UnixListener};
 use mio::{Interest, Registry};
 use rustix::pipe::{self, PipeFlags, SpliceFlags};
 use std::io::{self, IoSlice, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -106,6 +106,18 @@ pub struct Read {
     pub drained: bool,
 }
 
+/// What a listener lets in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Door {
+    /// Everything; administration too, unless it has a door of its own.
+    #[default]
+    Data,
+    /// Administration only.
+    Admin,
+    /// The same over a unix socket: whoever comes is on this machine, and no address tells the two ends apart.
+    Socket,
+}
+
 /// The network as a shard sees it. Sockets do not block; would-block is an error of that kind.
 pub trait Net {
     /// A listening socket.
@@ -115,6 +127,11 @@ pub trait Net {
 
     /// Takes a connection from the queue.
     fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Stream, SocketAddr)>;
+    /// What a listener lets in.
+    fn door(&self, listener: &Self::Listener) -> Door {
+        let _ = listener;
+        Door::Data
+    }
     /// Begins a connection.
     fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Stream>;
     /// Asks for the events of a socket, edge-triggered, both directions, once for its life.
@@ -190,6 +207,25 @@ impl Pipe {
     }
 }
 
+/// A listening socket of the real network.
+#[derive(Debug)]
+pub enum Listener {
+    /// Of TCP, and what it lets in.
+    Tcp(TcpListener, Door),
+    /// For administration over a unix socket.
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Asks for the events of new connections.
+    pub fn register(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener, _) => registry.register(listener, mio::Token(token), Interest::READABLE),
+            Listener::Unix(listener) => registry.register(listener, mio::Token(token), Interest::READABLE),
+        }
+    }
+}
+
 /// The real network.
 #[derive(Debug)]
 pub struct MioNet {
@@ -204,12 +240,27 @@ impl MioNet {
 }
 
 impl Net for MioNet {
-    type Listener = TcpListener;
+    type Listener = Listener;
     type Stream = TcpStream;
 
-    fn accept(&mut self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        // TCP_NODELAY is inherited from the listener (tcp(7)).
-        retry(|| listener.accept())
+    fn accept(&mut self, listener: &Listener) -> io::Result<(TcpStream, SocketAddr)> {
+        match listener {
+            // TCP_NODELAY is inherited from the listener (tcp(7)).
+            Listener::Tcp(listener, _) => retry(|| listener.accept()),
+            Listener::Unix(listener) => {
+                let (stream, _) = retry(|| listener.accept())?;
+                // Every call that a shard makes of a connected socket is the same for both kinds.
+                let stream = std::net::TcpStream::from(OwnedFd::from(stream));
+                Ok((TcpStream::from_std(stream), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))
+            }
+        }
+    }
+
+    fn door(&self, listener: &Listener) -> Door {
+        match listener {
+            Listener::Tcp(_, door) => *door,
+            Listener::Unix(_) => Door::Socket,
+        }
     }
 
     fn connect(&mut self, address: SocketAddr) -> io::Result<TcpStream> {

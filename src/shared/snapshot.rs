@@ -31,6 +31,12 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// Position of a service by its name.
     pub by_name: HashMap<Box<[u8]>, u32, BuildHasherDefault<NameHasher>>,
+    /// `gateway.prefix`, with a `/` at its end.
+    pub prefix: Box<[u8]>,
+    /// `gateway.admin`.
+    pub admin: model::Admin,
+    /// `gateway.reload_endpoint`.
+    pub reload_endpoint: model::ReloadEndpoint,
     /// `gateway.client`.
     pub client: model::Client,
     /// Bounds of heads.

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod admin_access;
 mod balance;
 mod balance_rules;
 mod breaker;

@@ -306,3 +306,25 @@ fn a_closed_log_stops_nothing() {
     gateway.signal("TERM");
     assert_eq!(gateway.wait_exit().code(), Some(0));
 }
+
+#[test]
+fn the_log_can_be_json_and_a_reload_changes_level_and_format() {
+    let mut gateway = Gateway::with("log: { format: json }", "");
+    let line = gateway.wait_for_log("the address", |line| line.contains("listening on"));
+    let document: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let keys: Vec<&str> = document.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys.len(), 4, "{line}");
+    assert!(keys.iter().all(|key| ["time", "level", "target", "message"].contains(key)), "{line}");
+    assert_eq!(document["level"], "info");
+    assert_eq!(document["target"], "fusegate::process");
+    assert!(document["message"].as_str().is_some_and(|text| text.starts_with("listening on 127.0.0.1:")), "{line}");
+    let time = document["time"].as_str().unwrap();
+    assert!(time.len() == "2026-01-01T00:00:00.000Z".len() && time.ends_with('Z'), "{line}");
+
+    let debug = gateway.section().replace("format: json", "level: debug");
+    gateway.rewrite_config(&debug);
+    assert_eq!(gateway.reload().status, 200);
+    assert_eq!(gateway.fetch("/v1/proxy/a/%zz").status, 400);
+    let line = gateway.wait_for_log("a line of level debug", |line| line.contains("refused with 400"));
+    assert!(!line.starts_with('{') && line.contains("DEBUG"), "{line}");
+}

@@ -20,6 +20,31 @@ fn get_with(gateway: &Gateway, fields: &str) -> Caller {
 }
 
 #[test]
+fn the_prefix_is_what_the_configuration_says_and_a_reload_changes_it() {
+    let origin = Origin::hello("hello");
+    let services = service("user-service", &[&origin.url()], "");
+    let gateway = Gateway::with("prefix: /api", &services);
+    assert_eq!(gateway.fetch("/api/user-service/a//b?c").text(), "hello");
+    assert_eq!(origin.last().target(), "/a//b?c");
+    assert_problem(&gateway.fetch("/v1/proxy/user-service/a"), 404);
+    assert_problem(&gateway.fetch("/api"), 404);
+    assert_problem(&gateway.fetch("/apis/user-service"), 404);
+    assert_eq!(gateway.status()["generation"], 1);
+
+    let mut kept = gateway.connect();
+    assert_eq!(kept.get("/api/user-service").text(), "hello");
+    gateway.rewrite_config(&format!("{}{services}", gateway.section().replace("prefix: /api", "prefix: /other/one")));
+    assert_eq!(gateway.reload().status, 200);
+    assert_problem(&kept.get("/api/user-service"), 404);
+    assert_eq!(kept.get("/other/one/user-service/x").text(), "hello");
+
+    gateway.rewrite_config(&format!("{}{services}", gateway.section().replace("prefix: /api", "prefix: /v1")));
+    let refused = gateway.reload();
+    assert_problem(&refused, 422);
+    assert!(refused.text().contains("would hide the gateway's own"), "{}", refused.text());
+}
+
+#[test]
 fn path_and_query_reach_the_upstream_byte_for_byte() {
     let origin = Origin::hello("hello");
     let gateway = before(&origin);
