@@ -11,7 +11,7 @@ use fusegate::ground::tick::Tick;
 use fusegate::ground::wheel::{Alarm, Wheel};
 use fusegate::http::body::{Body, Chunked, Coding, Transfer};
 use fusegate::http::head::Limits;
-use fusegate::http::render::{self, Onward, Persistence};
+use fusegate::http::render::{self, Id, Onward, Persistence};
 use fusegate::http::request::{Request, Storage, Version};
 use fusegate::http::response::Response;
 use fusegate::http::target::{Route, Target};
@@ -80,7 +80,7 @@ fn request_heads(criterion: &mut Criterion) {
         authority: b"localhost:9001",
         client: IpAddr::V4(Ipv4Addr::new(192, 168, 100, 17)),
         pseudonym: b"fusegate-01234567",
-        request_id: b"0123456789abcdef0123456789abcdef",
+        request_id: Id::Standard(b"0123456789abcdef0123456789abcdef"),
         upgrade: None,
     };
     for (name, head, fields) in

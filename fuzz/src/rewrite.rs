@@ -8,7 +8,7 @@
 use crate::strict::{self, Extensions, Framing, Head, members};
 use fusegate::http::body::{Body, Chunked, Coding, Transfer};
 use fusegate::http::head::Limits;
-use fusegate::http::render::{self, Onward, Persistence};
+use fusegate::http::render::{self, Id, Onward, Persistence};
 use fusegate::http::request::{self, Request, Storage, Version};
 use fusegate::http::response::{self, Response};
 use fusegate::http::target::{Route, Target};
@@ -57,7 +57,13 @@ fn check_request(bytes: &[u8]) {
     let framing = came.framing(Framing::Empty);
     let (ipv4, ipv6) = ([192, 0, 2, 1].into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into());
     let known: [Box<[u8]>; 2] = [(*b"websocket").into(), (*b"h2c").into()];
-    for (host, client, rest) in [(Some(&b"up:9001"[..]), ipv4, rest), (None, ipv6, &b""[..]), (None, ipv4, rest)] {
+    let id = parsed.request_id.unwrap_or(b"made");
+    let ways = [
+        (Some(&b"up:9001"[..]), ipv4, rest, Id::Standard(id)),
+        (None, ipv6, &b""[..], Id::Named("Accept", id)),
+        (None, ipv4, rest, Id::Off),
+    ];
+    for (host, client, rest, request_id) in ways {
         let onward = Onward {
             base_path: b"/base",
             path: b"/base/",
@@ -66,7 +72,7 @@ fn check_request(bytes: &[u8]) {
             authority: b"up:9001",
             client,
             pseudonym: PSEUDONYM,
-            request_id: parsed.request_id.unwrap_or(b"made"),
+            request_id,
             upgrade: parsed.upgrade(&known),
         };
         let mut out = Vec::new();
@@ -206,7 +212,11 @@ impl<'b> Came<'b> {
         for mut line in self.passing(false) {
             match &line.name[..] {
                 // The gateway speaks for itself in these.
-                b"host" | b"x-request-id" => continue,
+                b"host" => continue,
+                b"x-request-id" if matches!(onward.request_id, Id::Standard(_)) => continue,
+                name if matches!(onward.request_id, Id::Named(own, _) if own.as_bytes().eq_ignore_ascii_case(name)) => {
+                    continue;
+                }
                 name if is_forwarding(name) => continue,
                 // Trailers come with chunks alone; HTTP/1.0 cannot wait, and without content nothing is waited for.
                 b"trailer" if framing != Framing::Chunked => continue,
@@ -246,7 +256,11 @@ impl<'b> Came<'b> {
         }
         let version: &[u8] = if is_http11 { b"1.1 " } else { b"1.0 " };
         all.push(Due::new("via", &[version, PSEUDONYM].concat()));
-        all.push(Due::new("x-request-id", onward.request_id));
+        match onward.request_id {
+            Id::Off => {}
+            Id::Standard(id) => all.push(Due::new("x-request-id", id)),
+            Id::Named(name, id) => all.push(Due::new(&name.to_ascii_lowercase(), id)),
+        }
         all
     }
 
@@ -303,7 +317,7 @@ impl<'b> Came<'b> {
 /// What the message or the gateway needs: `Connection` need not be obeyed when it names such a field, for no
 /// sender may name it.
 fn is_needed(name: &[u8]) -> bool {
-    matches!(name, b"host" | b"content-length" | b"via" | b"date" | b"expect" | b"x-request-id") || is_forwarding(name)
+    matches!(name, b"host" | b"content-length" | b"via" | b"date" | b"expect") || is_forwarding(name)
 }
 
 /// `Forwarded` and its kin, also in the spelling that some servers take for the same.

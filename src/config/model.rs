@@ -321,6 +321,8 @@ pub struct Gateway {
     pub admin: Admin,
     /// `reload_endpoint`.
     pub reload_endpoint: ReloadEndpoint,
+    /// `gateway.request_id`.
+    pub request_ids: RequestIds,
     /// `client`.
     pub client: Client,
     /// `limits`.
@@ -349,6 +351,7 @@ impl Default for Gateway {
             prefix: "/v1/proxy".to_owned(),
             admin: Admin::default(),
             reload_endpoint: ReloadEndpoint::default(),
+            request_ids: RequestIds::default(),
             client: Client::default(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(30),
@@ -449,6 +452,27 @@ pub enum LogFormat {
     Text,
     /// For programs: a JSON document on each line.
     Json,
+}
+
+/// `gateway.request_id`: the field that carries the id of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestIds {
+    /// Where ids come from.
+    pub mode: RequestIdMode,
+    /// The name of the field; `None` is `X-Request-Id`.
+    pub header: Option<String>,
+}
+
+/// Where the ids of requests come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RequestIdMode {
+    /// A valid one of the client is kept, else one is made.
+    #[default]
+    Generate,
+    /// One is made, whatever the client says.
+    Replace,
+    /// The field is one like any other; none is added.
+    Off,
 }
 
 /// `gateway.reload_endpoint`: who may ask for a reload on the data port.

@@ -7,7 +7,8 @@
 use super::diagnostics::{At, Fault, quote};
 use super::model::{
     self, Access, AccessFormat, AccessTo, Admin, AdminAddress, Balancing, CircuitBreaker, Client, Dns, Gateway, HashOn,
-    HealthCheck, HostHeader, Limits, LogFormat, Pool, Reload, ReloadEndpoint, Timeouts, WhenAllOpen,
+    HealthCheck, HostHeader, Limits, LogFormat, Pool, Reload, ReloadEndpoint, RequestIdMode, RequestIds, Timeouts,
+    WhenAllOpen,
 };
 use super::reader::{Reader, keys};
 use super::rules::{Apart, Field, Form, Lens, OneOf, Rule, Table, at, part};
@@ -15,6 +16,7 @@ use super::suggest::did_you_mean;
 use super::token::{self, Token};
 use super::tree::{Node, Value};
 use super::{units, url};
+use crate::http::fields;
 use crate::http::target;
 use crate::policy::balance;
 use crate::policy::breaker::Mode;
@@ -367,7 +369,7 @@ fn check_balancing(balancing: &Balancing, node: &Node, fine: bool, reader: &mut 
 const HASH_WORDS: &str = "hash_on is client_ip, path, header:NAME or cookie:NAME";
 
 fn hash_on(balancing: &mut Balancing, text: &str) -> Result<(), Fault> {
-    let is_token = |name: &str| name.len() <= 256 && crate::http::fields::is_token(name.as_bytes());
+    let is_token = |name: &str| name.len() <= 256 && fields::is_token(name.as_bytes());
     balancing.hash_on = Some(match text.split_once(':') {
         None if text == "client_ip" => HashOn::ClientIp,
         None if text == "path" => HashOn::Path,
@@ -455,7 +457,7 @@ fn methods(methods: &mut Vec<String>, node: &Node, reader: &mut Reader<'_>) {
 
 /// Methods are told apart by case (RFC 9110 section 9.1).
 fn check_method(text: &str) -> Result<(), Fault> {
-    if text.len() > 32 || !crate::http::fields::is_token(text.as_bytes()) {
+    if text.len() > 32 || !fields::is_token(text.as_bytes()) {
         return Err(Fault::new(format!("{} is not a method", quote(text))));
     }
     match METHODS.into_iter().find(|known| *known != text && known.eq_ignore_ascii_case(text)) {
@@ -621,6 +623,11 @@ pub(super) const GATEWAY: Table<Process> = &[&[
         }),
     ),
     field("client", "How long a client may take.", Rule::Mapping(&part!(Part, Process.gateway.client, CLIENT, None))),
+    field(
+        "request_id",
+        "The field that carries the id of a request: where ids come from, or a mapping that also names the field.",
+        Rule::Mapping(&part!(Short, Process.gateway.request_ids, REQUEST_ID, None)),
+    ),
     field("limits", "Bounds.", Rule::Mapping(&part!(Part, Process.gateway.limits, LIMITS, Some(check_limits)))),
     field("drain", "How the gateway ends.", Rule::Mapping(&part!(Part, Process.gateway, DRAIN, None))),
     field("log", "What is logged.", Rule::Mapping(&part!(Part, Process.gateway, LOG, None))),
@@ -735,6 +742,51 @@ const LOG: Table<Gateway> = &[&[
         Rule::Mapping(&part!(Short, Gateway.access, ACCESS, None)),
     ),
 ]];
+
+const REQUEST_ID: Table<RequestIds> = &[&[
+    field(
+        "mode",
+        "generate: one of the client is kept, or one is made; replace: one is always made; off: none is added.",
+        Rule::Word(&OneOf {
+            words: &[
+                ("generate", RequestIdMode::Generate),
+                ("replace", RequestIdMode::Replace),
+                ("off", RequestIdMode::Off),
+            ],
+            set: |ids: &mut RequestIds, mode| ids.mode = mode,
+            get: |ids| ids.mode,
+        }),
+    ),
+    field(
+        "header",
+        "The name of the field.",
+        Rule::Text(
+            Form::pattern("^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$"),
+            |ids, text| {
+                ids.header = id_header(text)?;
+                Ok(())
+            },
+            |ids| Some(ids.header.clone().unwrap_or_else(|| "X-Request-Id".to_owned())),
+        ),
+    ),
+]];
+
+/// A field that means nothing else to the gateway; `None` for the usual one.
+fn id_header(text: &str) -> Result<Option<String>, Fault> {
+    if text.len() > 64 || !fields::is_token(text.as_bytes()) {
+        return Err(
+            Fault::new(format!("header {} is not the name of a field", quote(text))).help("such as X-Request-Id")
+        );
+    }
+    match fields::Field::of(text) {
+        fields::Field::RequestId => Ok(None),
+        fields::Field::Other => Ok(Some(text.to_owned())),
+        _ => {
+            let fault = Fault::new(format!("header {} has a meaning of its own", quote(text)));
+            Err(fault.help("such as X-Request-Id or X-Correlation-Id"))
+        }
+    }
+}
 
 const ACCESS: Table<Access> = &[&[
     field(
@@ -1042,7 +1094,7 @@ fn upgrades(protocols: &mut Vec<String>, node: &Node, reader: &mut Reader<'_>) {
         let protocol = text.value.to_ascii_lowercase();
         if protocol == "h2c" || protocol == "h2" {
             reader.error(item, Fault::new("requests inside of HTTP/2 cannot be checked: h2c is not let through"));
-        } else if protocol.len() > 64 || !crate::http::fields::is_token(protocol.as_bytes()) {
+        } else if protocol.len() > 64 || !fields::is_token(protocol.as_bytes()) {
             reader.error(item, Fault::new(format!("{} is not the name of a protocol", quote(&text.value))));
         } else if !protocols.contains(&protocol) {
             protocols.push(protocol);

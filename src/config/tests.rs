@@ -430,6 +430,10 @@ fn gateway_drain_log_and_metrics() {
     assert_eq!(access("off"), Access { format: AccessFormat::Off, to: stdout });
     let metrics = gateway("metrics: {path: /m, buckets: [1ms, 2s]}");
     assert_eq!((metrics.metrics_path.as_str(), metrics.buckets), ("/m", vec![SECOND / 1000, 2 * SECOND]));
+    let ids = |text: &str| gateway(&format!("request_id: {text}")).request_ids;
+    assert_eq!(ids("{header: x-request-id}"), RequestIds::default());
+    assert_eq!(ids("off"), RequestIds { mode: RequestIdMode::Off, header: None });
+    assert_eq!(ids("{header: X-Id}"), RequestIds { header: Some("X-Id".to_owned()), ..RequestIds::default() });
     for (text, problem) in [
         ("drain: {timeout: 5}", "2:20 timeout needs a unit: write \"5ms\" or \"5s\""),
         ("drain: {lame_duck: 5s}", "2:11 unknown key \"lame_duck\" in gateway.drain"),
@@ -443,6 +447,10 @@ fn gateway_drain_log_and_metrics() {
         ("metrics: {buckets: []}", "2:22 buckets must have from 1 to 32 bounds"),
         ("metrics: {buckets: [5ms, 5ms]}", "2:28 the bounds of buckets must rise"),
         ("metrics: {buckets: [5]}", "2:23 a bound of buckets needs a unit: write \"5ms\" or \"5s\""),
+        ("request_id: keep", "2:15 request_id \"keep\" is none of generate, replace, off"),
+        ("request_id: {header: 'a b'}", "2:24 header \"a b\" is not the name of a field"),
+        ("request_id: {header: Host}", "2:24 header \"Host\" has a meaning of its own"),
+        ("request_id: {header: x_forwarded_for}", "2:24 header \"x_forwarded_for\" has a meaning of its own"),
         ("log: {format: yaml}", "2:17 format \"yaml\" is none of text, json"),
         ("upstreams: []", "2:3 upstreams has no place in gateway"),
         ("defaults: {upstreams: []}", "2:14 upstreams has no place in gateway.defaults"),

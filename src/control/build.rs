@@ -65,6 +65,7 @@ pub fn snapshot(
         services,
         prefix: format!("{}/", config.gateway.prefix).into_bytes().into(),
         admin: config.gateway.admin.clone(),
+        request_ids: config.gateway.request_ids.clone(),
         reload_endpoint: config.gateway.reload_endpoint,
         client: config.gateway.client,
         head: head::Limits {

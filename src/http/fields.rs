@@ -94,6 +94,7 @@ impl Field {
                 | Field::ContentType
                 | Field::MaxForwards
                 | Field::ProxyStatus
+                | Field::RequestId
         )
     }
 }

@@ -28,10 +28,21 @@ pub struct Onward<'a> {
     pub client: IpAddr,
     /// `fusegate-{8 hex}` of this process.
     pub pseudonym: &'a [u8],
-    /// Kept or made.
-    pub request_id: &'a [u8],
+    /// What becomes of the request's id.
+    pub request_id: Id<'a>,
     /// The protocol to ask for.
     pub upgrade: Option<&'a [u8]>,
+}
+
+/// The field that carries the id of a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Id<'a> {
+    /// None is special: what the client sent passes.
+    Off,
+    /// `X-Request-Id` with this value, instead of the client's.
+    Standard(&'a [u8]),
+    /// A field of this name with this value, instead of the client's.
+    Named(&'a str, &'a [u8]),
 }
 
 /// Writes the head of a request to an upstream.
@@ -50,9 +61,16 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let host = onward.host.or(request.host).unwrap_or(onward.authority);
     field(out, b"Host", host);
+    let (takes_standard, taken) = match onward.request_id {
+        Id::Off => (false, None),
+        Id::Standard(_) => (true, None),
+        Id::Named(name, _) => (false, Some(name)),
+    };
     for (header, kind) in request.fields.iter().zip(request.kinds) {
         let passes = match kind {
-            Field::Other | Field::ContentType | Field::Date | Field::Via | Field::ProxyStatus => true,
+            Field::Other => taken.is_none_or(|name| !name.eq_ignore_ascii_case(header.name)),
+            Field::ContentType | Field::Date | Field::Via | Field::ProxyStatus => true,
+            Field::RequestId => !takes_standard,
             Field::ContentLength => {
                 field(out, b"Content-Length", fields::plain_length(header.value));
                 false
@@ -73,7 +91,6 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
             | Field::Host
             | Field::Te
             | Field::Upgrade
-            | Field::RequestId
             | Field::Forwarding => false,
         };
         if passes {
@@ -104,7 +121,11 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
     });
     out.extend_from_slice(onward.pseudonym);
     out.extend_from_slice(b"\r\n");
-    field(out, b"X-Request-Id", onward.request_id);
+    match onward.request_id {
+        Id::Off => {}
+        Id::Standard(id) => field(out, b"X-Request-Id", id),
+        Id::Named(name, id) => field(out, name.as_bytes(), id),
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -300,7 +321,7 @@ mod tests {
             authority: b"up:9001",
             client: "::ffff:10.0.0.7".parse().unwrap(),
             pseudonym: b"fusegate-00000001",
-            request_id: b"abc",
+            request_id: Id::Standard(b"abc"),
             upgrade: None,
         };
         let mut out = Vec::new();

@@ -3,11 +3,11 @@
 //!
 //! Must not know: how bytes move afterwards (`exchange.rs`), what the control thread answers.
 
-use crate::config::model::{HashOn, WhenAllOpen, is_service_name};
+use crate::config::model::{HashOn, RequestIdMode, RequestIds, WhenAllOpen, is_service_name};
 use crate::ground::random::Random;
 use crate::http::body::{Body, Chunked, Coding, Transfer};
 use crate::http::fields;
-use crate::http::request::{Framing, Method, Refusal, Request, Storage};
+use crate::http::request::{self, Framing, Method, Refusal, Request, Storage};
 use crate::http::target::{self, Own, Route, Target};
 use crate::policy::balance::{self, Chosen, Draw, Tried};
 use crate::policy::breaker::Grant;
@@ -148,7 +148,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         framing: request.framing,
         upgrade: None,
         head_len: request.len as u32,
-        id: match request.request_id {
+        id: match given_id(&request, &snapshot.request_ids) {
             Some(given) => RequestId::kept(given),
             None => RequestId::made(ctx.random.next_u64(), ctx.random.next_u64()),
         },
@@ -284,6 +284,17 @@ pub fn begin_kept<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
         Ok(()) => Step::Again,
         Err(refusal) => Step::Refuse(refusal),
     }
+}
+
+/// The id that a request brings, if the configuration keeps it.
+fn given_id<'b>(request: &Request<'_, 'b>, ids: &RequestIds) -> Option<&'b [u8]> {
+    if ids.mode == RequestIdMode::Replace {
+        return None;
+    }
+    let Some(name) = &ids.header else { return request.request_id };
+    let mut all = request.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
+    let (Some(field), None) = (all.next(), all.next()) else { return None };
+    request::is_request_id(field.value).then_some(field.value)
 }
 
 fn head_ended(input: &[u8], scanned: usize) -> bool {

@@ -17,11 +17,12 @@
 //! A failed write to the upstream is not an event: sending is over, and what can still be read decides.
 //! Must not know: how an upstream is picked, whether a failure is retried.
 
+use crate::config::model::{RequestIdMode, RequestIds};
 use crate::ground::buffer::Buffer;
 use crate::ground::table::Id;
 use crate::ground::tick::Tick;
 use crate::http::body::{Body, Chunked, Coding, Passed, Transfer};
-use crate::http::render::{self, Onward, Persistence};
+use crate::http::render::{self, Id as IdField, Onward, Persistence};
 use crate::http::request::{self, Method, Refusal, Request, Storage, Version};
 use crate::http::response::{self, Response};
 use crate::policy::balance::Tried;
@@ -489,7 +490,7 @@ pub fn begin<N: Net>(
         authority: &to.authority,
         client,
         pseudonym: ctx.process.pseudonym.as_bytes(),
-        request_id: exchange.request.id.as_bytes(),
+        request_id: id_field(&exchange.snapshot.request_ids, exchange.request.id.as_bytes()),
         upgrade: exchange.request.upgrade.map(|at| &*service.upgrades[usize::from(at)]),
     };
     ctx.output.clear();
@@ -638,6 +639,15 @@ fn judge(send: Send, begun: bool, event: Event) -> Step {
             Send::Waiting | Send::Head { .. } | Send::Broken { head_written: false } => Step::Fail(Failure::Unsent),
             Send::Body | Send::Complete | Send::Broken { head_written: true } => Step::Fail(Failure::Closed),
         },
+    }
+}
+
+/// What becomes of the field with the id of a request.
+fn id_field<'a>(ids: &'a RequestIds, id: &'a [u8]) -> IdField<'a> {
+    match (ids.mode, &ids.header) {
+        (RequestIdMode::Off, _) => IdField::Off,
+        (_, None) => IdField::Standard(id),
+        (_, Some(name)) => IdField::Named(name, id),
     }
 }
 

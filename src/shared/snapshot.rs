@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub prefix: Box<[u8]>,
     /// `gateway.admin`.
     pub admin: model::Admin,
+    /// `gateway.request_id`.
+    pub request_ids: model::RequestIds,
     /// `gateway.reload_endpoint`.
     pub reload_endpoint: model::ReloadEndpoint,
     /// `gateway.client`.

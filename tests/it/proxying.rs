@@ -292,6 +292,31 @@ fn a_sound_request_id_is_kept_and_another_is_made() {
 }
 
 #[test]
+fn the_configuration_says_what_becomes_of_ids() {
+    let sent = "X-Request-Id: mine\r\nx-corr: theirs\r\n";
+    let seen = |setting: &str, fields: &str| {
+        let origin = Origin::hello("hello");
+        let config = service("user-service", &[&origin.url()], "");
+        let gateway = Gateway::with(&format!("request_id: {setting}"), &config);
+        get_with(&gateway, fields);
+        let request = origin.last();
+        (request.all("x-request-id"), request.all("x-corr"))
+    };
+    let (standard, corr) = seen("replace", sent);
+    assert_eq!((standard.len(), standard[0].len(), corr), (1, 32, vec!["theirs".to_owned()]), "made, not the client's");
+    assert_eq!(seen("off", sent), (vec!["mine".to_owned()], vec!["theirs".to_owned()]));
+    assert_eq!(seen("off", ""), (vec![], vec![]));
+    assert_eq!(seen("off", "X-Request-Id: mine\r\nConnection: x-request-id\r\n"), (vec![], vec![]));
+    assert_eq!(seen("{header: X-Corr}", sent), (vec!["mine".to_owned()], vec!["theirs".to_owned()]));
+    let (standard, corr) = seen("{header: X-Corr, mode: replace}", sent);
+    assert_eq!((standard, corr.len(), corr[0].len()), (vec!["mine".to_owned()], 1, 32));
+    for unsound in ["", "x-corr: not valid!\r\n", "x-corr: a\r\nX-CORR: b\r\n"] {
+        let (standard, corr) = seen("{header: X-Corr}", unsound);
+        assert_eq!((standard.len(), corr.len(), corr[0].len()), (0, 1, 32), "{unsound:?}");
+    }
+}
+
+#[test]
 fn a_problem_names_the_request_by_its_id() {
     let origin = Origin::hello("hello");
     let gateway = before(&origin);
