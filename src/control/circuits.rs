@@ -41,7 +41,10 @@ impl<C: Courier> Control<C> {
     pub(super) fn move_circuit(&mut self, ticket: &Ticket, now: Tick) {
         match self.try_move(ticket, now) {
             Ok(body) => self.answer(ticket, 200, "application/json", &body),
-            Err((status, detail)) => self.answer_problem(ticket, status, &detail),
+            Err((status, detail)) => {
+                let reason = if status == 404 { "no_circuit" } else { "malformed" };
+                self.answer_problem(ticket, status, reason, &detail);
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 use crate::control::{Control, Courier};
 use crate::http::request::Refusal;
 use crate::policy::breaker::State;
+use crate::shared::failure::Unavailable;
 use crate::shared::metrics::{Counter, Ending, Latencies, Latency, RETRIED, ServiceCounters, ShardCounters};
 use crate::shared::snapshot::{Service, Upstream};
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 /// Names, kinds and meanings, in the order in which they come. What counts up ends in `_total`.
-pub const FAMILIES: [(&str, &str, &str); 30] = [
+pub const FAMILIES: [(&str, &str, &str); 31] = [
     ("fusegate_build_info", "gauge", "The version of the gateway; always 1."),
     (
         "fusegate_requests_total",
@@ -40,6 +41,7 @@ pub const FAMILIES: [(&str, &str, &str); 30] = [
     ("fusegate_circuit_state", "gauge", "1 for the state that the breaker is in, else 0."),
     ("fusegate_circuit_transitions_total", "counter", "Changes of a breaker's state, by what it became and why."),
     ("fusegate_circuit_rejected_total", "counter", "Requests answered 503 because no breaker let them pass."),
+    ("fusegate_unavailable_total", "counter", "Requests answered 503 because no upstream could be picked."),
     ("fusegate_retries_total", "counter", "Extra attempts that have ended, by how the one before ended and by result."),
     ("fusegate_stale_total", "counter", "Requests repeated after a stale pooled connection; no extra attempts."),
     ("fusegate_saturated_total", "counter", "Requests answered 503 because upstreams were at max_requests."),
@@ -291,8 +293,17 @@ pub fn exposition<C: Courier>(control: &Control<C>, kind: Kind) -> Vec<u8> {
     }
     page.family("fusegate_circuit_rejected_total");
     for (service, counters) in services() {
-        let sum: u64 = counters.iter().map(|shard| shard.rejected.read()).sum();
+        let sum: u64 = counters.iter().map(|shard| shard.unavailable[Unavailable::CircuitOpen as usize].read()).sum();
         page.value(&[("service", service)], sum);
+    }
+    page.family("fusegate_unavailable_total");
+    for (service, counters) in services() {
+        for (at, word) in Unavailable::WORDS.into_iter().enumerate() {
+            let sum: u64 = counters.iter().map(|shard| shard.unavailable[at].read()).sum();
+            if sum > 0 {
+                page.value(&[("service", service), ("reason", word)], sum);
+            }
+        }
     }
     page.family("fusegate_retries_total");
     for (service, counters) in services() {

@@ -487,13 +487,14 @@ impl<C: Courier> Control<C> {
         }
     }
 
-    fn answer_problem(&self, ticket: &Ticket, status: u16, detail: &str) {
+    fn answer_problem(&self, ticket: &Ticket, status: u16, reason: &'static str, detail: &str) {
         let instance = String::from_utf8_lossy(&ticket.request_id);
         let problem = Problem {
             r#type: "about:blank",
             title: crate::http::status::reason(status),
             status,
             detail,
+            reason,
             instance: &instance,
         };
         self.answer(ticket, status, "application/problem+json", &reload::to_json(&problem));
@@ -528,6 +529,8 @@ struct Problem<'a> {
     title: &'static str,
     status: u16,
     detail: &'a str,
+    /// In a word.
+    reason: &'static str,
     instance: &'a str,
 }
 

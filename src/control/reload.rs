@@ -136,6 +136,8 @@ struct Refused<'a> {
     title: &'static str,
     status: u16,
     detail: &'a str,
+    /// In a word.
+    reason: &'static str,
     instance: &'a str,
     errors: &'a [String],
     generation: u64,
@@ -146,7 +148,7 @@ impl<C: Courier> Control<C> {
     pub(super) fn begin_reload(&mut self, ticket: Option<Ticket>, now: Tick) {
         if self.reload.is_some() {
             match ticket {
-                Some(ticket) => self.refuse(Some(&ticket), 409, "a reload is already under way", &[]),
+                Some(ticket) => self.refuse(Some(&ticket), 409, "busy", "a reload is already under way", &[]),
                 None => self.again = true,
             }
             return;
@@ -182,14 +184,20 @@ impl<C: Courier> Control<C> {
             Ok(loaded) => loaded,
             Err(problems) => {
                 let errors: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
-                return self.refuse(ticket.as_ref(), 422, "the configuration is invalid, nothing was changed", &errors);
+                return self.refuse(
+                    ticket.as_ref(),
+                    422,
+                    "configuration",
+                    "the configuration is invalid, nothing was changed",
+                    &errors,
+                );
             }
         };
         let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let errors = self.needs_restart(&loaded.config);
         if !errors.is_empty() {
             let detail = "the change needs a restart, nothing was changed";
-            return self.refuse(ticket.as_ref(), 422, detail, &errors);
+            return self.refuse(ticket.as_ref(), 422, "needs_restart", detail, &errors);
         }
         self.round += 1;
         self.refresh = None;
@@ -304,7 +312,13 @@ impl<C: Courier> Control<C> {
             self.reloaded(ticket.as_ref(), "reloaded", &change, &warnings);
         } else {
             let errors: Vec<String> = left.iter().map(|shard| format!("shard {shard} has not switched")).collect();
-            self.refuse(ticket.as_ref(), 500, "the configuration is in force, but not on every shard yet", &errors);
+            self.refuse(
+                ticket.as_ref(),
+                500,
+                "not_switched",
+                "the configuration is in force, but not on every shard yet",
+                &errors,
+            );
         }
         self.reload_again(now);
     }
@@ -336,7 +350,7 @@ impl<C: Courier> Control<C> {
         self.answer(ticket, 200, "application/json", &to_json(&body));
     }
 
-    fn refuse(&mut self, ticket: Option<&Ticket>, status: u16, detail: &str, errors: &[String]) {
+    fn refuse(&mut self, ticket: Option<&Ticket>, status: u16, reason: &'static str, detail: &str, errors: &[String]) {
         log::error!("reload: {detail}");
         for error in errors {
             log::error!("{error}");
@@ -352,6 +366,7 @@ impl<C: Courier> Control<C> {
             title: crate::http::status::reason(status),
             status,
             detail,
+            reason,
             instance: &instance,
             errors,
             generation: self.snapshot.generation,

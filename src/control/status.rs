@@ -10,10 +10,9 @@ use crate::ground::calendar;
 use crate::ground::tick::Tick;
 use crate::http::request::Refusal;
 use crate::policy::breaker::{Breaker, Mode, State};
-use crate::policy::class::Class;
-use crate::shared::failure::Failure;
+use crate::shared::failure::{Failure, Unavailable};
 use crate::shared::metrics::{Counter, Ending, Latencies, ShardCounters, UpstreamCounters};
-use crate::shared::snapshot::{Upstream, UpstreamIdentity};
+use crate::shared::snapshot::{ServiceIdentity, Upstream, UpstreamIdentity};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
@@ -85,6 +84,8 @@ struct Counters {
 #[derive(Serialize)]
 struct ServiceStatus<'a> {
     name: &'a str,
+    /// Requests for which no upstream could be picked, by why; only what has happened.
+    unavailable: BTreeMap<&'static str, u64>,
     upstreams: Vec<UpstreamStatus<'a>>,
 }
 
@@ -128,7 +129,7 @@ struct LatencyStatus {
 #[derive(Serialize)]
 struct FailureStatus {
     time: String,
-    class: Option<&'static str>,
+    class: &'static str,
     cause: String,
     status: Option<u16>,
     duration_ms: f64,
@@ -205,6 +206,7 @@ pub fn document<C: Courier>(control: &Control<C>, now: Tick) -> Vec<u8> {
             .iter()
             .map(|service| ServiceStatus {
                 name: &service.identity.name,
+                unavailable: unavailable(&service.identity),
                 upstreams: service.upstreams.iter().map(|upstream| upstream_status(control, upstream, now)).collect(),
             })
             .collect(),
@@ -288,6 +290,11 @@ fn latency(identity: &UpstreamIdentity) -> Option<LatencyStatus> {
     Some(LatencyStatus { p50: seconds(0.5)?, p90: seconds(0.9)?, p99: seconds(0.99)?, p99_9: seconds(0.999)? })
 }
 
+fn unavailable(identity: &ServiceIdentity) -> BTreeMap<&'static str, u64> {
+    let sum = |at: usize| identity.counters.iter().map(|shard| shard.unavailable[at].read()).sum();
+    Unavailable::WORDS.into_iter().enumerate().map(|(at, word)| (word, sum(at))).filter(|(_, sum)| *sum > 0).collect()
+}
+
 /// The last failures of an upstream, oldest first.
 fn last_failures(identity: &UpstreamIdentity, now: Tick) -> Vec<FailureStatus> {
     let failures = identity.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -296,7 +303,7 @@ fn last_failures(identity: &UpstreamIdentity, now: Tick) -> Vec<FailureStatus> {
         .iter()
         .map(|record| FailureStatus {
             time: rfc3339(wall(record.at_ms)),
-            class: record.failure.class().map(Class::word),
+            class: record.failure.ending().word(),
             cause: record.failure.to_string(),
             status: if let Failure::Status(status) = record.failure { Some(status) } else { None },
             duration_ms: record.duration.as_secs_f64() * 1000.0,

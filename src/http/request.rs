@@ -132,14 +132,14 @@ impl Refusal {
     /// The words of all refusals, for counters.
     pub const WORDS: [&'static str; 11] = [
         "malformed",
-        "slow",
+        "client_slow",
         "body_too_large",
         "line_too_long",
         "expectation",
         "misdirected",
         "fields_too_large",
         "too_many_fields",
-        "connect",
+        "connect_method",
         "version",
         "loop",
     ];

@@ -20,7 +20,7 @@ use crate::shard::net::{ClientId, Door, Net};
 use crate::shard::record;
 use crate::shard::upstreams::{Order, Upstreams};
 use crate::shard::{Ctx, Reply, Shard, Step};
-use crate::shared::failure::Failure;
+use crate::shared::failure::{Failure, Unavailable};
 use crate::shared::metrics::Ending;
 use crate::shared::snapshot::{Service, Upstream};
 use std::borrow::Cow;
@@ -211,13 +211,13 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         Framing::Chunked => false,
     };
     let Some((position, grant)) = pick(service, &tried, key, is_whole, true, ctx) else {
-        let Unavailable { detail, outcome, token, retry_after_s } = unavailable(service, ctx);
+        let (cause, retry_after_s) = unavailable(service, ctx);
         let facts = facts(meta, input, ctx);
         let reply = Reply {
             service: Some(Cow::Borrowed(&service.identity.name)),
             retry_after_s: Some(retry_after_s),
-            outcome,
-            ..facts.1.reply(503, detail, Some(token))
+            outcome: cause.word(),
+            ..facts.1.reply(503, cause.detail(), Some(cause.token()))
         };
         return Verdict::Replied { reply, consumed: facts.0 };
     };
@@ -415,39 +415,28 @@ pub fn has_another<N: Net>(service: &Service, tried: &Tried, again: bool, ctx: &
 /// What `Retry-After` says at most: an operator may hold a breaker open for ever.
 const LONGEST_RETRY_S: u64 = 3600;
 
-/// Why nothing can be picked.
-struct Unavailable {
-    detail: &'static str,
-    /// In a word.
-    outcome: &'static str,
-    token: &'static str,
-    /// Whole seconds until it is worth another try.
-    retry_after_s: u64,
-}
-
-fn unavailable<N: Net>(service: &Service, ctx: &Ctx<N>) -> Unavailable {
+/// Why nothing can be picked, and whole seconds until it is worth another try.
+fn unavailable<N: Net>(service: &Service, ctx: &Ctx<N>) -> (Unavailable, u64) {
     let now_ms = ctx.now.ms();
     let serving = || service.upstreams.iter().filter(|upstream| upstream.serves());
     let available = |upstream: &Upstream| upstream.identity.breaker.available(now_ms, &upstream.breaker);
-    let why = |outcome, detail| Unavailable { detail, outcome, token: "destination_unavailable", retry_after_s: 1 };
-    if serving().any(|upstream| upstream.max_requests.is_some() && available(upstream)) {
+    let earliest = || serving().filter_map(|upstream| upstream.identity.breaker.view().probe_at_ms).min();
+    let (cause, retry_after_s) = if serving().any(|upstream| upstream.max_requests.is_some() && available(upstream)) {
         ctx.counters().saturated.bump();
-        let why = why("max_requests", "every upstream that is available has reached max_requests");
-        return Unavailable { token: "connection_limit_reached", ..why };
-    }
-    match serving().filter_map(|upstream| upstream.identity.breaker.view().probe_at_ms).min() {
-        Some(at) => {
-            ctx.counters().rejected.bump();
-            service.identity.counters[ctx.shard()].rejected.bump();
-            let retry_after_s = at.saturating_sub(now_ms).div_ceil(1000).clamp(1, LONGEST_RETRY_S);
-            Unavailable { retry_after_s, ..why("circuit_open", "every upstream's circuit is open") }
-        }
-        None if service.upstreams.is_empty() => why("no_upstreams", "the service has no upstreams"),
-        None if service.upstreams.iter().all(|upstream| upstream.weight == 0) => {
-            why("drained", "every upstream of the service is drained (weight 0)")
-        }
-        None => Unavailable { token: "dns_error", retry_after_s: 5, ..why("dns", "no upstream's name resolves") },
-    }
+        (Unavailable::MaxRequests, 1)
+    } else if let Some(at) = earliest() {
+        ctx.counters().rejected.bump();
+        (Unavailable::CircuitOpen, at.saturating_sub(now_ms).div_ceil(1000).clamp(1, LONGEST_RETRY_S))
+    } else if service.upstreams.is_empty() {
+        (Unavailable::NoUpstreams, 1)
+    } else if service.upstreams.iter().all(|upstream| upstream.weight == 0) {
+        (Unavailable::Drained, 1)
+    } else {
+        (Unavailable::Dns, 5)
+    };
+    service.identity.counters[ctx.shard()].unavailable[cause as usize].bump();
+    log::debug!("{}: {}: {}", service.identity.name, cause.word(), cause.detail());
+    (cause, retry_after_s)
 }
 
 /// A new attempt, before it has a connection.

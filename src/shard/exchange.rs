@@ -383,6 +383,8 @@ impl Exchange {
         };
         counters.endings[ending.index()].bump();
         if let Some(failure) = cause {
+            let service = &self.service().identity.name;
+            log::debug!("{service} {}: {}: {failure}", upstream.identity.url, ending.word());
             counters.failures.bump();
             upstream.identity.remember(|| FailureRecord {
                 at_ms: ctx.now.ms(),

@@ -86,7 +86,7 @@ fn welcome<N: Net>(shard: &mut Shard<N>, mut socket: N::Stream, peer: std::net::
     shard.turned_away += 1;
     let id = shard.clients.insert(client);
     let reply = Reply::unread(503, "the gateway has reached limits.connections", "connection_limit_reached");
-    shard.reply(id, &reply);
+    shard.reply(id, &Reply { outcome: "connections", ..reply });
     if let Some(client) = shard.clients.get_mut(id) {
         client.state = ClientState::Answering { then: Then::Linger };
     }

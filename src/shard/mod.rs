@@ -155,7 +155,8 @@ impl<N> Ctx<N> {
     /// Counts a refusal by its reason.
     pub fn note_refusal(&self, refusal: Refusal) {
         self.counters().refusals[refusal.index()].bump();
-        log::debug!("shard {}: refused with {}: {}", self.shard(), refusal.status(), refusal.detail());
+        let (status, word, detail) = (refusal.status(), refusal.word(), refusal.detail());
+        log::debug!("shard {}: refused with {status}, {word}: {detail}", self.shard());
     }
 
     /// Tells control that a breaker changed its state.
@@ -204,6 +205,18 @@ pub struct Shard<N: Net> {
     ctx: Ctx<N>,
 }
 
+/// The cause of an answer of the gateway's own that no more is known of.
+fn own_word(status: u16) -> &'static str {
+    match status {
+        401 => "no_token",
+        403 => "denied",
+        404 => "no_resource",
+        405 => "method",
+        503 => "overloaded",
+        _ => "own",
+    }
+}
+
 /// An answer of the gateway's own.
 #[derive(Clone, Debug)]
 pub struct Reply<'s> {
@@ -240,7 +253,7 @@ impl<'s> Reply<'s> {
             id: RequestId::kept(b""),
         };
         let (service, retry_after_s, allow, challenge, body) = (None, None, None, None, None);
-        let (then, outcome, is_recorded) = (Then::Linger, "own", false);
+        let (then, outcome, is_recorded) = (Then::Linger, own_word(status), false);
         Reply {
             meta,
             then,
@@ -910,6 +923,10 @@ impl<N: Net> Shard<N> {
         self.leave(id, End::Answered(refusal.status(), refusal.word()));
         let Some(client) = self.clients.get_mut(id) else { return Step::Wait };
         let reply = Reply::of_refusal(refusal, client.conn.inbound.bytes());
+        if exchange.is_none() {
+            record::keep_raw(client.conn.inbound.bytes(), &mut self.ctx);
+            client.kept = self.ctx.scribe.take();
+        }
         client.conn.inbound.clear(&mut self.ctx.pool);
         if let Some((meta, snapshot, service)) = &exchange {
             let service = Some(Cow::Borrowed(&*snapshot.services[*service].identity.name));

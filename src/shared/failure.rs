@@ -176,6 +176,51 @@ impl Failure {
     }
 }
 
+/// Why no upstream could be picked: nothing was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// No breaker lets the request pass.
+    CircuitOpen,
+    /// Every upstream that is available is at `max_requests`.
+    MaxRequests,
+    /// The service has none.
+    NoUpstreams,
+    /// All have the weight 0.
+    Drained,
+    /// No name has an address.
+    Dns,
+}
+
+impl Unavailable {
+    /// The words of all, in the order of the variants.
+    pub const WORDS: [&'static str; 5] = ["circuit_open", "max_requests", "no_upstreams", "drained", "dns"];
+
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        Unavailable::WORDS[self as usize]
+    }
+
+    /// The error of `Proxy-Status` (RFC 9209 section 2.3).
+    pub fn token(self) -> &'static str {
+        match self {
+            Unavailable::MaxRequests => "connection_limit_reached",
+            Unavailable::Dns => "dns_error",
+            _ => "destination_unavailable",
+        }
+    }
+
+    /// The cause for the client.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Unavailable::CircuitOpen => "every upstream's circuit is open",
+            Unavailable::MaxRequests => "every upstream that is available has reached max_requests",
+            Unavailable::NoUpstreams => "the service has no upstreams",
+            Unavailable::Drained => "every upstream of the service is drained (weight 0)",
+            Unavailable::Dns => "no upstream's name resolves",
+        }
+    }
+}
+
 /// The cause for the operator, short.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

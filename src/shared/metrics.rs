@@ -5,6 +5,7 @@
 //! Must not know: what is done with the numbers.
 
 use crate::http::request::{Method, Refusal};
+use crate::shared::failure::Unavailable;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -224,8 +225,8 @@ pub struct ServiceCounters {
     codes: [[OnceLock<Box<Codes>>; 5]; Method::ALL.len()],
     /// From complete heads to the ends of their responses.
     pub latency: OnceLock<Box<Latency>>,
-    /// Answered 503 because no breaker let them pass.
-    pub rejected: Counter,
+    /// Answered 503 because no upstream could be picked, by [`Unavailable`].
+    pub unavailable: [Counter; Unavailable::WORDS.len()],
     /// Extra attempts, by how the one before ended and by what became of them ([`RETRIED`]).
     pub retries: [[Counter; RETRIED.len()]; Ending::WORDS.len()],
 }

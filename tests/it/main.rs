@@ -11,6 +11,7 @@ mod balance;
 mod balance_rules;
 mod breaker;
 mod breaker_rules;
+mod causes;
 mod circuits;
 mod clients;
 mod config_files;
