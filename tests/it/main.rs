@@ -13,6 +13,7 @@ mod breaker_rules;
 mod circuits;
 mod clients;
 mod config_files;
+mod deploy;
 mod framing;
 mod health;
 mod intermediary;
