@@ -15,6 +15,7 @@ mod causes;
 mod circuits;
 mod clients;
 mod config_files;
+mod deploy;
 mod framing;
 mod health;
 mod intermediary;
