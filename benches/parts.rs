@@ -6,7 +6,7 @@
 
 use criterion::{Criterion, Throughput};
 use fusegate::http::head::Limits;
-use fusegate::http::render::{self, Onward, Persistence};
+use fusegate::http::render::{self, Id, Onward, Persistence};
 use fusegate::http::request::{Method, Request, Storage, Version};
 use fusegate::http::response::Response;
 use fusegate::shared::access::{Access, Line, Said, Scribe};
@@ -50,7 +50,7 @@ fn request(criterion: &mut Criterion) {
         authority: b"localhost:9001",
         client: CLIENT,
         pseudonym: b"fusegate-01234567",
-        request_id: ID,
+        request_id: Id::Standard(ID),
         upgrade: None,
     };
     let mut group = criterion.benchmark_group("request of 3 fields");

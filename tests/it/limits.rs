@@ -182,7 +182,8 @@ fn a_client_that_never_reads_is_neutral_and_ends() {
     let gateway = Gateway::with("client: {body_idle: 300ms}", &service("s", &[&origin.url()], settings));
     let mut slow = Caller::connect_narrow(gateway.addr());
     slow.send("GET /v1/proxy/s/big HTTP/1.1\r\nHost: a\r\n\r\n");
-    wait_still(&sent);
+    // Whoever reads before the gateway has given up on it is a client that reads.
+    wait_until("the gateway has given up", || gateway.status()["services"][0]["upstreams"][0]["settled"] == 1);
     let broken = slow.broken_answer();
     assert!(broken.body.len() < ENDLESS / 2);
     assert_eq!(gateway.breaker("s", &origin.url()), ("closed".to_owned(), 0));
