@@ -924,6 +924,7 @@ impl<N: Net> Shard<N> {
         let Some(client) = self.clients.get_mut(id) else { return Step::Wait };
         let reply = Reply::of_refusal(refusal, client.conn.inbound.bytes());
         if exchange.is_none() {
+            self.ctx.counters().requests.bump();
             record::keep_raw(client.conn.inbound.bytes(), &mut self.ctx);
             client.kept = self.ctx.scribe.take();
         }

@@ -259,7 +259,7 @@ impl ServiceCounters {
 pub struct ShardCounters {
     /// Client connections accepted.
     pub accepted: Counter,
-    /// Requests whose head was read and valid.
+    /// Requests whose head was read, valid or not, or did not come in time.
     pub requests: Counter,
     /// Requests that were refused, by [`Refusal::index`].
     pub refusals: [Counter; Refusal::WORDS.len()],
