@@ -61,6 +61,7 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let host = onward.host.or(request.host).unwrap_or(onward.authority);
     field(out, b"Host", host);
+    let mut run = Run::of(request.head);
     let (takes_standard, taken) = match onward.request_id {
         Id::Off => (false, None),
         Id::Standard(_) => (true, None),
@@ -72,7 +73,7 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
             Field::ContentType | Field::Date | Field::Via | Field::ProxyStatus => true,
             Field::RequestId => !takes_standard,
             Field::ContentLength => {
-                field(out, b"Content-Length", fields::plain_length(header.value));
+                run.length(out, header);
                 false
             }
             // Without content there is nothing to wait for (RFC 9110 section 10.1.1).
@@ -80,6 +81,7 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
             Field::MaxForwards => match request.max_forwards {
                 None => true,
                 Some(left) => {
+                    run.end(out);
                     field(out, b"Max-Forwards", itoa::Buffer::new().format(left.saturating_sub(1)).as_bytes());
                     false
                 }
@@ -94,9 +96,10 @@ pub fn request(out: &mut Vec<u8>, request: &Request<'_, '_>, onward: &Onward<'_>
             | Field::Forwarding => false,
         };
         if passes {
-            field(out, header.name.as_bytes(), header.value);
+            run.line(out, header);
         }
     }
+    run.end(out);
     if request.framing == request::Framing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
@@ -182,6 +185,7 @@ impl Persistence {
 /// Writes the head of a response to a client. `date` is used when the upstream sent none.
 pub fn response(out: &mut Vec<u8>, response: &Response<'_, '_>, coding: Coding, persistence: Persistence, date: &[u8]) {
     status_line(out, response.status, response.reason);
+    let mut run = Run::of(response.head);
     for (header, kind) in response.fields.iter().zip(response.kinds) {
         let passes = match kind {
             Field::Other
@@ -195,7 +199,7 @@ pub fn response(out: &mut Vec<u8>, response: &Response<'_, '_>, coding: Coding, 
             | Field::MaxForwards
             | Field::Host => true,
             Field::ContentLength => {
-                field(out, b"Content-Length", fields::plain_length(header.value));
+                run.length(out, header);
                 false
             }
             Field::Upgrade => response.status == 101,
@@ -203,9 +207,10 @@ pub fn response(out: &mut Vec<u8>, response: &Response<'_, '_>, coding: Coding, 
             Field::Dropped | Field::Connection | Field::TransferEncoding | Field::Te => false,
         };
         if passes {
-            field(out, header.name.as_bytes(), header.value);
+            run.line(out, header);
         }
     }
+    run.end(out);
     // A 1xx has no date of its own: the final response has.
     if !response.has_date && response.status >= 200 {
         field(out, b"Date", date);
@@ -273,6 +278,59 @@ fn status_line(out: &mut Vec<u8>, status: u16, reason: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Neighbouring lines of a head that pass as they came: copied in one go, in their order.
+///
+/// Only lines that would be written just so: a name, a colon and one space, the value, CRLF. All others are written
+/// anew.
+struct Run<'b> {
+    head: &'b [u8],
+    from: usize,
+    to: usize,
+}
+
+impl<'b> Run<'b> {
+    fn of(head: &'b [u8]) -> Run<'b> {
+        Run { head, from: 0, to: 0 }
+    }
+
+    /// Passes a field that stands in the head.
+    fn line(&mut self, out: &mut Vec<u8>, header: &httparse::Header<'b>) {
+        let (name, value) = (header.name.as_bytes(), header.value);
+        // Only numbers: what they lead to is looked at before it is copied.
+        let from = (name.as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize);
+        let at = from.wrapping_add(name.len() + 2);
+        let to = at.wrapping_add(value.len() + 2);
+        let is_plain = (value.as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize) == at
+            && self.head.get(at.wrapping_sub(2)..at) == Some(b": ")
+            && self.head.get(to.wrapping_sub(2)..to) == Some(b"\r\n");
+        if !is_plain {
+            self.end(out);
+            return field(out, name, value);
+        }
+        if self.to != from {
+            self.end(out);
+            self.from = from;
+        }
+        self.to = to;
+    }
+
+    /// Passes a `Content-Length`, whose number is written without noughts in front.
+    fn length(&mut self, out: &mut Vec<u8>, header: &httparse::Header<'b>) {
+        let plain = fields::plain_length(header.value);
+        if plain.len() == header.value.len() {
+            return self.line(out, header);
+        }
+        self.end(out);
+        field(out, header.name.as_bytes(), plain);
+    }
+
+    /// Copies what has been passed.
+    fn end(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head[self.from..self.to]);
+        self.from = self.to;
+    }
+}
+
 fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.reserve(name.len() + value.len() + 4);
     out.extend_from_slice(name);
@@ -332,6 +390,31 @@ mod tests {
              X-Forwarded-For: 10.0.0.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: gate:8000\r\n\
              Via: 1.1 fusegate-00000001\r\nX-Request-Id: abc\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn lines_pass_in_runs_and_what_is_unusual_is_written_anew() {
+        let bytes =
+            b"GET /v1/proxy/s HTTP/1.1\r\nA: 1\r\nB:2\r\nC:  3\r\nD: 4 \r\nE:\r\nF: \r\nG: 5\r\nH: 6\r\nHost: h\r\n\
+            I: 7\r\nContent-Length: 1\r\nJ: 8\r\nConnection: J\r\nK: 9\r\nL:\t10\r\nM: 11\r\n\r\n";
+        let mut storage = Storage::new();
+        let parsed = Request::parse(bytes, &LIMITS, &mut storage).unwrap().unwrap();
+        let onward = Onward {
+            base_path: b"",
+            path: b"/",
+            rest: b"",
+            host: None,
+            authority: b"up:9001",
+            client: "10.0.0.7".parse().unwrap(),
+            pseudonym: b"fusegate-00000001",
+            request_id: Id::Off,
+            upgrade: None,
+        };
+        let mut out = Vec::new();
+        request(&mut out, &parsed, &onward);
+        let lines = "A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: \r\nF: \r\nG: 5\r\nH: 6\r\nI: 7\r\nContent-Length: 1\r\nK: 9\r\nL: 10\r\nM: 11\r\n";
+        let added = "X-Forwarded-For: 10.0.0.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: h\r\nVia: 1.1 fusegate-00000001\r\n";
+        assert_eq!(String::from_utf8(out).unwrap(), format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}{added}\r\n"));
     }
 
     #[test]

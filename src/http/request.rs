@@ -257,7 +257,9 @@ pub struct Request<'h, 'b> {
     pub max_forwards: Option<u64>,
     /// The one valid `X-Request-Id`.
     pub request_id: Option<&'b [u8]>,
-    /// Bytes of the head with the empty line.
+    /// The head with the empty line, from which `fields` are borrowed.
+    pub head: &'b [u8],
+    /// Bytes of it.
     pub len: usize,
 }
 
@@ -308,6 +310,7 @@ impl<'h, 'b> Request<'h, 'b> {
             has_upgrade: false,
             max_forwards: None,
             request_id: None,
+            head: &bytes[..len],
             len,
         };
         let kinds = &mut storage.kinds[..fields.len()];

@@ -53,7 +53,9 @@ pub struct Response<'h, 'b> {
     pub is_event_stream: bool,
     /// Seconds after which the upstream closes an idle connection (`Keep-Alive: timeout`).
     pub keep_alive_s: Option<u32>,
-    /// Bytes of the head with the empty line.
+    /// The head with the empty line, from which `fields` are borrowed.
+    pub head: &'b [u8],
+    /// Bytes of it.
     pub len: usize,
 }
 
@@ -111,6 +113,7 @@ impl<'h, 'b> Response<'h, 'b> {
             announces_too_much: false,
             is_event_stream: false,
             keep_alive_s: None,
+            head: &bytes[..len],
             len,
         };
         let kinds = &mut storage.kinds[..fields.len().min(MAX_FIELDS)];

@@ -7,8 +7,10 @@
 use crate::ground::table::Id;
 use mio::net::{TcpListener, TcpStream, UnixListener};
 use mio::{Interest, Registry};
+use rustix::io::retry_on_intr;
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::pipe::{self, PipeFlags, SpliceFlags};
-use std::io::{self, IoSlice, Read as _, Write as _};
+use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -281,16 +283,19 @@ impl Net for MioNet {
     }
 
     fn read(&mut self, stream: &mut TcpStream, into: &mut [u8]) -> io::Result<Read> {
-        let n = retry(|| stream.read(into))?;
+        let (n, _) = retry_on_intr(|| rustix::net::recv(&*stream, &mut *into, RecvFlags::empty()))?;
         // epoll(7): a read of a stream socket that is short has drained it. True for TCP, not for TLS.
         Ok(Read { n, drained: n < into.len() })
     }
 
     fn write(&mut self, stream: &mut TcpStream, head: &[u8], body: &[u8]) -> io::Result<usize> {
         match (head.is_empty(), body.is_empty()) {
-            (_, true) => retry(|| stream.write(head)),
-            (true, false) => retry(|| stream.write(body)),
-            (false, false) => retry(|| stream.write_vectored(&[IoSlice::new(head), IoSlice::new(body)])),
+            (_, true) => Ok(retry_on_intr(|| rustix::net::send(&*stream, head, SendFlags::NOSIGNAL))?),
+            (true, false) => Ok(retry_on_intr(|| rustix::net::send(&*stream, body, SendFlags::NOSIGNAL))?),
+            (false, false) => {
+                let parts = [IoSlice::new(head), IoSlice::new(body)];
+                Ok(retry_on_intr(|| rustix::io::writev(&*stream, &parts))?)
+            }
         }
     }
 
