@@ -14,5 +14,6 @@ pub mod process;
 pub mod shard;
 pub mod shared;
 
+pub mod affinity;
 pub mod check;
 pub mod cli;

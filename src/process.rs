@@ -4,6 +4,7 @@
 //! the demo apart).
 //! Must not know: HTTP, what a notice means.
 
+use crate::affinity;
 use crate::config::model::{self, AdminAddress};
 use crate::control::access::AccessLog;
 use crate::control::health::Health;
@@ -107,10 +108,8 @@ pub fn print_quietly(text: &str) {
 fn run(source: Source, config: model::Config, fingerprint: u64) -> Result<(), String> {
     let clock = Clock { start: Instant::now() };
     let descriptors = raise_descriptor_limit();
-    let shards = match config.gateway.workers {
-        Some(workers) => workers.get(),
-        None => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
-    };
+    let shards = affinity::workers(&config.gateway);
+    let processors = affinity::plan(&config.gateway.affinity, shards)?;
     let addresses = claim(&config.gateway.listen)?;
     // Until the process ends: then the file of a unix socket goes.
     let listen = &config.gateway.admin.listen;
@@ -135,7 +134,8 @@ fn run(source: Source, config: model::Config, fingerprint: u64) -> Result<(), St
     for shard in 0..shards {
         // One shard is enough for what is administered.
         let door = admin.take();
-        let started = start_shard(shard, &addresses, door, &snapshot, &process, notices.clone(), clock);
+        let place = processors.get(shard).copied();
+        let started = start_shard(shard, place, &addresses, door, &snapshot, &process, notices.clone(), clock);
         couriers.push(started.map_err(|error| format!("cannot start shard {shard}: {error}"))?);
     }
     let mut access = AccessLog::new(Arc::clone(&process.access));
@@ -396,8 +396,10 @@ impl Courier for ShardCourier {
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 fn start_shard(
     shard: usize,
+    processor: Option<usize>,
     addresses: &[SocketAddr],
     admin: Option<Listener>,
     snapshot: &Arc<Snapshot>,
@@ -423,6 +425,9 @@ fn start_shard(
     let seed = random().map_err(io::Error::other)?;
     std::thread::Builder::new().name(format!("shard-{shard}")).spawn(move || {
         let run = || {
+            if let Some(processor) = processor {
+                settle(shard, processor, &listeners);
+            }
             let wall = clock.wall_at_start_us();
             let longest_turn_us = &counted.shards[shard].longest_turn_us;
             let shard = Shard::new(net, listeners, snapshot, process, mailbox, seed, wall);
@@ -437,6 +442,23 @@ fn start_shard(
         let _ = notices.send(last);
     })?;
     Ok(ShardCourier { commands, waker })
+}
+
+/// Binds this thread, a shard's, to a processor, and has the connections come to it that arrive there.
+fn settle(shard: usize, processor: usize, listeners: &[Listener]) {
+    if let Err(error) = affinity::pin(processor) {
+        // A cgroup may take processors away at any time; slower is better than not at all.
+        return log::error!("shard {shard} cannot be bound to processor {processor}, and runs anywhere: {error}");
+    }
+    log::debug!("shard {shard} runs on processor {processor}");
+    for listener in listeners {
+        // Administration has one listener, whatever processor its connections come to.
+        if let Listener::Tcp(listener, Door::Data) = listener
+            && let Err(error) = affinity::attract(listener, processor)
+        {
+            log::warn!("shard {shard} gets connections from any processor: {error}");
+        }
+    }
 }
 
 /// Of this thread (clock_gettime(2)).

@@ -315,6 +315,8 @@ pub struct Gateway {
     pub listen: Vec<SocketAddr>,
     /// Number of shards; `None` is `auto`: one per core.
     pub workers: Option<NonZeroUsize>,
+    /// `affinity`: on which processors shards run.
+    pub affinity: Affinity,
     /// `prefix`: of the paths that are proxied; without a `/` at its end.
     pub prefix: String,
     /// `admin`.
@@ -348,6 +350,7 @@ impl Default for Gateway {
         Gateway {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8000))],
             workers: None,
+            affinity: Affinity::default(),
             prefix: "/v1/proxy".to_owned(),
             admin: Admin::default(),
             reload_endpoint: ReloadEndpoint::default(),
@@ -366,6 +369,18 @@ impl Default for Gateway {
             reload: Reload::default(),
         }
     }
+}
+
+/// `gateway.affinity`: on which processors shards run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Affinity {
+    /// Where the system puts them.
+    #[default]
+    Off,
+    /// Each on one of those that the process may use, in order.
+    Auto,
+    /// Each on the one at its place, by the numbers of the system; at least as many as `workers`, if that is a number.
+    Processors(Vec<usize>),
 }
 
 /// `gateway.log.access`: a line for every request.

@@ -6,9 +6,9 @@
 
 use super::diagnostics::{At, Fault, quote};
 use super::model::{
-    self, Access, AccessFormat, AccessTo, Admin, AdminAddress, Balancing, CircuitBreaker, Client, Dns, Gateway, HashOn,
-    HealthCheck, HostHeader, Limits, LogFormat, Pool, Reload, ReloadEndpoint, RequestIdMode, RequestIds, Timeouts,
-    WhenAllOpen,
+    self, Access, AccessFormat, AccessTo, Admin, AdminAddress, Affinity, Balancing, CircuitBreaker, Client, Dns,
+    Gateway, HashOn, HealthCheck, HostHeader, Limits, LogFormat, Pool, Reload, ReloadEndpoint, RequestIdMode,
+    RequestIds, Timeouts, WhenAllOpen,
 };
 use super::reader::{Reader, keys};
 use super::rules::{Apart, Field, Form, Lens, OneOf, Rule, Table, at, part};
@@ -31,6 +31,10 @@ use std::time::Duration;
 
 /// Addresses to listen on: each is a socket in every shard.
 const MOST_ADDRESSES: usize = 64;
+
+const MOST_WORKERS: u64 = 512;
+/// The last processor that `sched_setaffinity(2)` of the C library has a place for.
+const LAST_PROCESSOR: u64 = 1023;
 
 /// The settings that merge: built-in, then `gateway.defaults`, then service, then upstream.
 #[derive(Clone)]
@@ -594,7 +598,20 @@ pub(super) const GATEWAY: Table<Process> = &[&[
             |process| process.gateway.listen.iter().map(ToString::to_string).collect(),
         ),
     ),
-    field("workers", "Event loops; auto is one per core.", Rule::CountOrAuto(1..=512, at!(gateway.workers))),
+    field("workers", "Event loops; auto is one per core.", Rule::CountOrAuto(1..=MOST_WORKERS, at!(gateway.workers))),
+    field(
+        "affinity",
+        "On which processors event loops run: off, auto (each on one of those allowed), or their numbers.",
+        Rule::OneOrMore(
+            PROCESSOR,
+            |process, node, reader| affinity(&mut process.gateway.affinity, node, reader),
+            |process| match &process.gateway.affinity {
+                Affinity::Off => vec!["off".to_owned()],
+                Affinity::Auto => vec!["auto".to_owned()],
+                Affinity::Processors(numbers) => numbers.iter().map(ToString::to_string).collect(),
+            },
+        ),
+    ),
     field(
         "prefix",
         "Of the paths that are proxied: /v1/proxy is followed by a service and the rest.",
@@ -644,6 +661,12 @@ pub(super) const GATEWAY: Table<Process> = &[&[
     ),
     elsewhere("upstreams", "a service of the name gateway is written as a list of URLs"),
 ]];
+
+const PROCESSOR: Form = Form {
+    words: || vec!["off", "auto"],
+    numbers: Some((0, LAST_PROCESSOR)),
+    ..Form::pattern("^(0|[1-9][0-9]{0,2}|10[01][0-9]|102[0-3])$")
+};
 
 const ADMIN: Table<Admin> = &[&[
     field(
@@ -1059,6 +1082,54 @@ fn listen(addresses: &mut Vec<SocketAddr>, node: &Node, reader: &mut Reader<'_>)
         }
     }
     *addresses = found;
+}
+
+fn affinity(affinity: &mut Affinity, node: &Node, reader: &mut Reader<'_>) {
+    let listed: Vec<&Node> = match &node.value {
+        Value::List(items) => items.iter().map(|item| &**item).collect(),
+        _ => {
+            let Some(text) = reader.text(node) else { return };
+            match &*text.value {
+                "off" => return *affinity = Affinity::Off,
+                "auto" => return *affinity = Affinity::Auto,
+                _ => vec![node],
+            }
+        }
+    };
+    if !(1..=MOST_WORKERS).contains(&(listed.len() as u64)) {
+        return reader.error(node, Fault::new(format!("affinity must have from 1 to {MOST_WORKERS} processors")));
+    }
+    let mut found = Vec::with_capacity(listed.len());
+    for node in listed {
+        let Some(text) = reader.text(node) else { continue };
+        match processor(&text.value) {
+            Some(number) if found.contains(&number) => {
+                reader.error(node, Fault::new(format!("affinity has processor {number} twice")));
+            }
+            Some(number) => found.push(number),
+            None => {
+                let fault = Fault::new(format!("affinity has {}, which is no processor", quote(&text.value)));
+                reader
+                    .error(node, fault.help(format!("write off, auto, or numbers from 0 to {LAST_PROCESSOR}: [0, 1]")));
+            }
+        }
+    }
+    *affinity = Affinity::Processors(found);
+}
+
+/// The number of a processor, as the system writes it.
+fn processor(text: &str) -> Option<usize> {
+    let number = text.parse::<u64>().ok().filter(|number| *number <= LAST_PROCESSOR && number.to_string() == text)?;
+    usize::try_from(number).ok()
+}
+
+/// Two workers on one processor would wait for each other. `node` is that of `gateway`.
+pub(super) fn check_affinity(gateway: &Gateway, node: &Node, reader: &mut Reader<'_>) {
+    let (Affinity::Processors(numbers), Some(workers)) = (&gateway.affinity, gateway.workers) else { return };
+    if numbers.len() < workers.get() {
+        let fault = Fault::new(format!("affinity has fewer processors ({}) than workers ({workers})", numbers.len()));
+        reader.findings.error(place(node, &["affinity"]), fault.help("list one for each worker"));
+    }
 }
 
 /// A whole head must fit into one buffer, or it could never be parsed.

@@ -29,7 +29,11 @@ pub(super) fn config<'a>(root: &'a Node, reader: &mut Reader<'a>) -> Config {
     };
     let mut process = Process::default();
     if let Some(node) = root.find("gateway").filter(|node| !is_list(node)) {
+        let errors = reader.findings.errors();
         reader.mapping(node, schema::GATEWAY, &mut process);
+        if reader.findings.errors() == errors {
+            schema::check_affinity(&process.gateway, node, reader);
+        }
         schema::check_metrics_path(&process.gateway, node, reader);
         schema::read_token(&mut process.gateway.admin, node, reader);
     }

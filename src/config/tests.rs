@@ -321,6 +321,26 @@ fn gateway_workers_and_clients() {
 }
 
 #[test]
+fn gateway_affinity() {
+    assert_eq!(gateway("affinity: off").affinity, Affinity::Off);
+    assert_eq!(gateway("affinity: auto").affinity, Affinity::Auto);
+    assert_eq!(gateway("affinity: 3").affinity, Affinity::Processors(vec![3]));
+    assert_eq!(gateway("affinity: [0, '2', 1023]").affinity, Affinity::Processors(vec![0, 2, 1023]));
+    assert_eq!(gateway("{affinity: [1, 2, 3], workers: 2}").affinity, Affinity::Processors(vec![1, 2, 3]));
+    for (text, problem) in [
+        ("affinity: []", "2:13 affinity must have from 1 to 512 processors"),
+        ("affinity: on", "2:13 affinity has \"on\", which is no processor"),
+        ("affinity: [auto]", "2:14 affinity has \"auto\", which is no processor"),
+        ("affinity: [1, 2-3]", "2:17 affinity has \"2-3\", which is no processor"),
+        ("affinity: 1024", "2:13 affinity has \"1024\", which is no processor"),
+        ("affinity: [0, 1, 0]", "2:20 affinity has processor 0 twice"),
+        ("{affinity: [0, 1], workers: 3}", "2:14 affinity has fewer processors (2) than workers (3)"),
+    ] {
+        assert_eq!(bad(&format!("gateway:\n  {text}\n")), [problem]);
+    }
+}
+
+#[test]
 fn limits_and_upgrades_of_a_service() {
     let service_of = |settings: &str| good(&service(settings)).services.remove(0);
     let plain = service_of("retries: {attempts: 1}");

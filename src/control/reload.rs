@@ -228,6 +228,9 @@ impl<C: Courier> Control<C> {
         if old.workers != new.workers {
             errors.push(format!("{name}: error: gateway.workers cannot change while the gateway runs"));
         }
+        if old.affinity != new.affinity {
+            errors.push(format!("{name}: error: gateway.affinity cannot change while the gateway runs"));
+        }
         if old.admin.listen != new.admin.listen {
             errors.push(format!("{name}: error: gateway.admin.listen cannot change while the gateway runs"));
         }

@@ -146,6 +146,85 @@ fn fields_that_are_not_there_are_unknown_never_ignored() {
     }
 }
 
+/// The processors that a thread of the gateway may use, by the name of the thread.
+fn allowed(gateway: &Gateway, thread: &str) -> Option<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
+    let mut texts = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let text = texts.find(|text| text.lines().next() == Some(&format!("Name:\t{thread}")))?;
+    let list = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    Some(list.trim().to_owned())
+}
+
+/// Those that this test, and so the gateway, may use: `0-2,7` as 0, 1, 2, 7.
+fn processors() -> Vec<usize> {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        first.parse::<usize>().unwrap()..=last.parse::<usize>().unwrap()
+    };
+    list.trim().split(',').flat_map(range).collect()
+}
+
+#[test]
+fn each_shard_runs_on_a_processor_of_its_own() {
+    let processors = processors();
+    let workers = processors.len();
+    let backwards: Vec<String> = processors.iter().rev().map(usize::to_string).collect();
+    let forwards: Vec<String> = processors.iter().map(usize::to_string).collect();
+    // Without a number, there are as many workers as there are processors in the list.
+    let listed = format!("workers: auto\naffinity: [{}]", backwards.join(", "));
+    for (settings, expected) in [(format!("workers: {workers}\naffinity: auto"), forwards), (listed, backwards)] {
+        let origin = Origin::hello("here");
+        let gateway = Gateway::with(&settings, &service("s", &[&origin.url()], ""));
+        for (shard, processor) in expected.iter().enumerate() {
+            let thread = format!("shard-{shard}");
+            wait_until("the shard has settled", || allowed(&gateway, &thread).as_ref() == Some(processor));
+        }
+        assert_eq!(allowed(&gateway, &format!("shard-{workers}")), None);
+        let everywhere = std::fs::read_to_string("/proc/self/status").unwrap();
+        let main = allowed(&gateway, "fusegate").unwrap();
+        assert!(everywhere.contains(&format!("Cpus_allowed_list:\t{main}\n")), "control is bound to {main}");
+        for _ in 0..8 {
+            assert_eq!(gateway.fetch("/v1/proxy/s/").text(), "here");
+        }
+    }
+}
+
+#[test]
+fn shards_run_anywhere_unless_told() {
+    let gateway = Gateway::with("workers: 2", "");
+    for thread in ["shard-0", "shard-1"] {
+        assert_eq!(allowed(&gateway, thread), allowed(&gateway, "fusegate"));
+    }
+    let section = gateway.section().to_owned();
+    gateway.rewrite_config(&format!("{section}  affinity: auto\n"));
+    let refused = gateway.reload();
+    assert_eq!(refused.status, 422);
+    assert!(refused.text().contains("gateway.affinity cannot change while the gateway runs"), "{}", refused.text());
+}
+
+#[test]
+fn a_processor_that_is_refused_leaves_its_shard_unbound() {
+    let origin = Origin::hello("here");
+    let mut gateway = Gateway::with("affinity: 1023", &service("s", &[&origin.url()], ""));
+    gateway.wait_for_log("the refusal", |line| {
+        line.contains("ERROR") && line.contains("shard 0 cannot be bound to processor 1023, and runs anywhere: ")
+    });
+    assert_eq!(allowed(&gateway, "shard-0"), allowed(&gateway, "fusegate"));
+    assert_eq!(gateway.fetch("/v1/proxy/s/").text(), "here");
+}
+
+#[test]
+fn more_shards_than_processors_are_exit_1() {
+    let workers = processors().len() + 1;
+    let directory = directory(&format!("gateway: {{listen: 127.0.0.1:0, workers: {workers}, affinity: auto}}\n"));
+    let finished = run(directory.path(), &["-c", "config.yaml"]);
+    assert_eq!(finished.code, Some(1), "{}", finished.output);
+    let expected = format!("gateway.affinity: {workers} workers cannot have a processor each");
+    assert!(finished.output.contains(&expected), "{}", finished.output);
+}
+
 #[test]
 fn variables_expand_in_values() {
     let text = "x-home: &a http://127.0.0.1:9\ns:\n  - ${FUSEGATE_TEST_UNSET:-http://127.0.0.1:9}\n  - *a\n";
