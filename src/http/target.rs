@@ -162,6 +162,8 @@ pub enum Own {
     Ready,
     /// `/v1/status`
     Status,
+    /// `/v1/events`
+    Events,
     /// `/metrics`, or where the configuration has it.
     Metrics,
     /// `/v1/reload-config`
@@ -176,7 +178,7 @@ impl Own {
     /// The methods that it takes, as `Allow` lists them.
     pub fn allow(self) -> &'static str {
         match self {
-            Own::Live | Own::Ready | Own::Status | Own::Metrics => "GET, HEAD",
+            Own::Live | Own::Ready | Own::Status | Own::Events | Own::Metrics => "GET, HEAD",
             Own::Reload | Own::Trip | Own::Reset => "POST",
         }
     }
@@ -188,7 +190,7 @@ impl Own {
 
     /// Whether only administration may ask for it.
     pub fn is_administration(self) -> bool {
-        matches!(self, Own::Status | Own::Metrics | Own::Reload | Own::Trip | Own::Reset)
+        matches!(self, Own::Status | Own::Events | Own::Metrics | Own::Reload | Own::Trip | Own::Reset)
     }
 }
 
@@ -207,6 +209,7 @@ impl<'b> Route<'b> {
             b"/livez" => Route::Own(Own::Live),
             b"/readyz" => Route::Own(Own::Ready),
             b"/v1/status" => Route::Own(Own::Status),
+            b"/v1/events" => Route::Own(Own::Events),
             b"/v1/reload-config" => Route::Own(Own::Reload),
             _ => match circuit(path) {
                 Some((_, _, b"trip")) => Route::Own(Own::Trip),

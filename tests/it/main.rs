@@ -14,6 +14,7 @@ mod breaker_rules;
 mod circuits;
 mod clients;
 mod config_files;
+mod events;
 mod framing;
 mod health;
 mod intermediary;
