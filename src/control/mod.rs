@@ -485,6 +485,14 @@ impl<C: Courier> Control<C> {
         match ticket.own {
             Own::Reload => self.begin_reload(Some(ticket), now),
             Own::Events => self.subscribe(&ticket, now),
+            Own::Config => {
+                let shown = Shown {
+                    generation: self.snapshot.generation,
+                    file: self.source.name(),
+                    config: config::show(&self.config),
+                };
+                self.answer(&ticket, 200, "application/json", &reload::to_json(&shown));
+            }
             Own::Trip | Own::Reset => self.move_circuit(&ticket, now),
             Own::Metrics => {
                 let kind = Kind::accepted(&ticket.accept);
@@ -531,6 +539,14 @@ impl<C: Courier> Control<C> {
     fn log_reloaded(&self, change: &Change) {
         log::info!("configuration generation {} is in force: {change}", self.snapshot.generation);
     }
+}
+
+/// The configuration in force.
+#[derive(Serialize)]
+struct Shown {
+    generation: u64,
+    file: String,
+    config: serde_json::Value,
 }
 
 #[derive(Serialize)]

@@ -8,8 +8,8 @@ use crate::http::request::Refusal;
 use std::borrow::Cow;
 
 /// The gateway's own resources, and what more is kept for it; `/v1/circuits` with all below it.
-const OWN: [&str; 7] =
-    ["/livez", "/readyz", "/metrics", "/v1/status", "/v1/events", "/v1/reload-config", "/v1/circuits"];
+const OWN: [&str; 8] =
+    ["/livez", "/readyz", "/metrics", "/v1/status", "/v1/events", "/v1/config", "/v1/reload-config", "/v1/circuits"];
 
 /// The resource of the gateway's own that paths under `prefix` would hide, when what they ask for is proxied.
 pub fn hidden_by(prefix: &str) -> Option<&'static str> {
@@ -164,6 +164,8 @@ pub enum Own {
     Status,
     /// `/v1/events`
     Events,
+    /// `/v1/config`
+    Config,
     /// `/metrics`, or where the configuration has it.
     Metrics,
     /// `/v1/reload-config`
@@ -178,7 +180,7 @@ impl Own {
     /// The methods that it takes, as `Allow` lists them.
     pub fn allow(self) -> &'static str {
         match self {
-            Own::Live | Own::Ready | Own::Status | Own::Events | Own::Metrics => "GET, HEAD",
+            Own::Live | Own::Ready | Own::Status | Own::Events | Own::Config | Own::Metrics => "GET, HEAD",
             Own::Reload | Own::Trip | Own::Reset => "POST",
         }
     }
@@ -190,7 +192,7 @@ impl Own {
 
     /// Whether only administration may ask for it.
     pub fn is_administration(self) -> bool {
-        matches!(self, Own::Status | Own::Events | Own::Metrics | Own::Reload | Own::Trip | Own::Reset)
+        matches!(self, Own::Status | Own::Events | Own::Config | Own::Metrics | Own::Reload | Own::Trip | Own::Reset)
     }
 }
 
@@ -210,6 +212,7 @@ impl<'b> Route<'b> {
             b"/readyz" => Route::Own(Own::Ready),
             b"/v1/status" => Route::Own(Own::Status),
             b"/v1/events" => Route::Own(Own::Events),
+            b"/v1/config" => Route::Own(Own::Config),
             b"/v1/reload-config" => Route::Own(Own::Reload),
             _ => match circuit(path) {
                 Some((_, _, b"trip")) => Route::Own(Own::Trip),

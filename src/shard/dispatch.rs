@@ -592,7 +592,7 @@ fn own_resource<'s, N: Net>(
         Own::Live => replied(meta, input, ctx, 200, "ok\n", None),
         Own::Ready if ctx.process.ready.load(Ordering::Relaxed) => replied(meta, input, ctx, 200, "ready\n", None),
         Own::Ready => replied(meta, input, ctx, 503, "the gateway is draining or starting", None),
-        Own::Status | Own::Events | Own::Metrics | Own::Reload | Own::Trip | Own::Reset => {
+        Own::Status | Own::Events | Own::Config | Own::Metrics | Own::Reload | Own::Trip | Own::Reset => {
             const DENIED: Option<&str> = Some("http_request_denied");
             match admin::judge(own, request, from, &snapshot.admin, snapshot.reload_endpoint) {
                 Ok(()) => {}
