@@ -13,6 +13,7 @@ pub mod health;
 pub mod history;
 pub mod live;
 pub mod metrics;
+pub mod page;
 pub mod reload;
 pub mod resolve;
 pub mod status;
@@ -484,6 +485,7 @@ impl<C: Courier> Control<C> {
     fn take_ticket(&mut self, ticket: Ticket, now: Tick) {
         match ticket.own {
             Own::Reload => self.begin_reload(Some(ticket), now),
+            Own::Page => self.show_page(&ticket),
             Own::Events => self.subscribe(&ticket, now),
             Own::Config => {
                 let shown = Shown {
@@ -519,12 +521,17 @@ impl<C: Courier> Control<C> {
     }
 
     fn answer(&self, ticket: &Ticket, status: u16, content_type: &str, body: &[u8]) {
+        self.answer_with(ticket, status, content_type, "Cache-Control: no-store\r\n", body);
+    }
+
+    /// `fields` are whole lines.
+    fn answer_with(&self, ticket: &Ticket, status: u16, content_type: &str, fields: &str, body: &[u8]) {
         let mut bytes = Vec::with_capacity(256 + body.len());
         let date = httpdate::fmt_http_date(SystemTime::now());
         let answer = Answer {
             status,
             content_type,
-            extra: b"Cache-Control: no-store\r\n",
+            extra: fields.as_bytes(),
             date: date.as_bytes(),
             persistence: ticket.persistence,
             to_head: ticket.to_head,

@@ -156,6 +156,8 @@ pub enum Route<'b> {
 /// The gateway's own resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Own {
+    /// `/`: the status page.
+    Page,
     /// `/livez`
     Live,
     /// `/readyz`
@@ -180,7 +182,7 @@ impl Own {
     /// The methods that it takes, as `Allow` lists them.
     pub fn allow(self) -> &'static str {
         match self {
-            Own::Live | Own::Ready | Own::Status | Own::Events | Own::Config | Own::Metrics => "GET, HEAD",
+            Own::Page | Own::Live | Own::Ready | Own::Status | Own::Events | Own::Config | Own::Metrics => "GET, HEAD",
             Own::Reload | Own::Trip | Own::Reset => "POST",
         }
     }
@@ -192,7 +194,7 @@ impl Own {
 
     /// Whether only administration may ask for it.
     pub fn is_administration(self) -> bool {
-        matches!(self, Own::Status | Own::Events | Own::Config | Own::Metrics | Own::Reload | Own::Trip | Own::Reset)
+        !matches!(self, Own::Live | Own::Ready)
     }
 }
 
@@ -208,6 +210,7 @@ impl<'b> Route<'b> {
             return Route::Proxy { service: decode(service), rest };
         }
         match path {
+            b"/" => Route::Own(Own::Page),
             b"/livez" => Route::Own(Own::Live),
             b"/readyz" => Route::Own(Own::Ready),
             b"/v1/status" => Route::Own(Own::Status),
@@ -369,7 +372,7 @@ mod tests {
         assert_eq!(Route::of(b"/v1/proxy/users//a", b"/v1/proxy/"), proxy(b"users", b"//a"));
         assert_eq!(Route::of(b"/v1/proxy/user%2ds/a", b"/v1/proxy/"), proxy(b"user-s", b"/a"));
         assert_eq!(Route::of(b"/v1/proxy/a%2fb/c", b"/v1/proxy/"), proxy(b"a/b", b"/c"));
-        for unknown in [&b"/v1/proxy/"[..], b"/v1/proxy", b"/v1/proxyx/a", b"/", b"/livez/"] {
+        for unknown in [&b"/v1/proxy/"[..], b"/v1/proxy", b"/v1/proxyx/a", b"", b"/livez/"] {
             assert_eq!(Route::of(unknown, b"/v1/proxy/"), Route::Unknown);
         }
     }

@@ -49,6 +49,7 @@ enum Verdict<'s> {
 /// What control must know of the request.
 struct Asked {
     own: Own,
+    needs_token: bool,
     path: Vec<u8>,
     query: Vec<u8>,
     last_event_id: Option<Vec<u8>>,
@@ -98,11 +99,12 @@ pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
             client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, consumed);
             client.state = ClientState::Ticket { then: facts.then, method: facts.meta.method };
             client.conn.deadline = shard.ctx.now.after(TICKET_TIME);
-            let Asked { own, path, query, last_event_id, accept, body } = *asked;
+            let Asked { own, needs_token, path, query, last_event_id, accept, body } = *asked;
             let ticket = Ticket {
                 shard: shard.ctx.shard(),
                 client: id.pack(),
                 own,
+                needs_token,
                 to_head: facts.meta.is_head,
                 persistence: exchange::persistence(facts.meta.version, facts.then),
                 version: facts.meta.version,
@@ -592,10 +594,13 @@ fn own_resource<'s, N: Net>(
         Own::Live => replied(meta, input, ctx, 200, "ok\n", None),
         Own::Ready if ctx.process.ready.load(Ordering::Relaxed) => replied(meta, input, ctx, 200, "ready\n", None),
         Own::Ready => replied(meta, input, ctx, 503, "the gateway is draining or starting", None),
-        Own::Status | Own::Events | Own::Config | Own::Metrics | Own::Reload | Own::Trip | Own::Reset => {
+        Own::Page | Own::Status | Own::Events | Own::Config | Own::Metrics | Own::Reload | Own::Trip | Own::Reset => {
             const DENIED: Option<&str> = Some("http_request_denied");
+            let mut needs_token = false;
             match admin::judge(own, request, from, &snapshot.admin, snapshot.reload_endpoint) {
                 Ok(()) => {}
+                // The page holds no data, and it is where the token can be given.
+                Err(Denial::NoToken(_)) if own == Own::Page && admin::wants_page(request) => needs_token = true,
                 Err(Denial::Forbidden(why)) => return replied(meta, input, ctx, 403, why, DENIED),
                 Err(Denial::NoToken(why)) => {
                     let (consumed, facts) = facts(meta, input, ctx);
@@ -620,7 +625,7 @@ fn own_resource<'s, N: Net>(
                     };
                     let last_event_id = request.field("last-event-id").map(<[u8]>::to_vec);
                     let accept = request.field("accept").unwrap_or_default().to_vec();
-                    let asked = Box::new(Asked { own, path, query, last_event_id, accept, body });
+                    let asked = Box::new(Asked { own, needs_token, path, query, last_event_id, accept, body });
                     Verdict::Ticket { consumed: request.len + length, facts: Facts { meta, then }, asked }
                 }
             }

@@ -135,6 +135,8 @@ pub struct Ticket {
     pub client: u64,
     /// What is asked.
     pub own: Own,
+    /// It is not let in before it has given the token.
+    pub needs_token: bool,
     /// The request was `HEAD`.
     pub to_head: bool,
     /// To be said in the answer.
