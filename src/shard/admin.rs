@@ -65,7 +65,7 @@ pub fn judge(
     };
     no_other_site(request, from, admin)?;
     match bearer(request) {
-        None => Err(Denial::NoToken("administration needs a token: Authorization: Bearer …")),
+        None => Err(Denial::NoToken("administration needs a token: Authorization: Bearer TOKEN")),
         Some(given) if token.is(given) => Ok(()),
         Some(_) => Err(Denial::NoToken("the token is not the right one")),
     }
