@@ -179,6 +179,36 @@ pub enum Own {
 }
 
 impl Own {
+    /// All of them.
+    pub const ALL: [Own; 10] = [
+        Own::Page,
+        Own::Live,
+        Own::Ready,
+        Own::Status,
+        Own::Events,
+        Own::Config,
+        Own::Metrics,
+        Own::Reload,
+        Own::Trip,
+        Own::Reset,
+    ];
+
+    /// Its path, with names for what may be different in it.
+    pub fn path(self) -> &'static str {
+        match self {
+            Own::Page => "/",
+            Own::Live => "/livez",
+            Own::Ready => "/readyz",
+            Own::Status => "/v1/status",
+            Own::Events => "/v1/events",
+            Own::Config => "/v1/config",
+            Own::Metrics => "/metrics",
+            Own::Reload => "/v1/reload-config",
+            Own::Trip => "/v1/circuits/{service}/{index}/trip",
+            Own::Reset => "/v1/circuits/{service}/{index}/reset",
+        }
+    }
+
     /// The methods that it takes, as `Allow` lists them.
     pub fn allow(self) -> &'static str {
         match self {
@@ -374,6 +404,18 @@ mod tests {
         assert_eq!(Route::of(b"/v1/proxy/a%2fb/c", b"/v1/proxy/"), proxy(b"a/b", b"/c"));
         for unknown in [&b"/v1/proxy/"[..], b"/v1/proxy", b"/v1/proxyx/a", b"", b"/livez/"] {
             assert_eq!(Route::of(unknown, b"/v1/proxy/"), Route::Unknown);
+        }
+    }
+
+    #[test]
+    fn every_resource_has_its_path() {
+        assert_eq!(Own::ALL.len(), Own::Reset as usize + 1, "none is left out");
+        for own in Own::ALL {
+            let path = own.path();
+            let expected = if own == Own::Metrics { Route::Unknown } else { Route::Own(own) };
+            assert_eq!(Route::of(path.as_bytes(), b"/v1/proxy/"), expected, "{path}");
+            let is_kept = path == "/" || hidden_by(path).is_some();
+            assert!(is_kept && (is_own(path) || own == Own::Metrics), "{path} could be hidden");
         }
     }
 

@@ -9,14 +9,14 @@ use serde_json::Value;
 
 /// One event.
 #[derive(Clone, Debug)]
-struct Event {
-    id: u64,
-    kind: String,
-    data: Value,
+pub(crate) struct Event {
+    pub(crate) id: u64,
+    pub(crate) kind: String,
+    pub(crate) data: Value,
 }
 
 /// A subscription that reads chunk by chunk.
-struct Subscription {
+pub(crate) struct Subscription {
     caller: Caller,
     text: String,
 }
@@ -27,7 +27,7 @@ fn request(gateway: &Gateway, fields: &str, query: &str) -> String {
 
 impl Subscription {
     #[track_caller]
-    fn open(gateway: &Gateway, fields: &str, query: &str) -> Subscription {
+    pub(crate) fn open(gateway: &Gateway, fields: &str, query: &str) -> Subscription {
         let mut caller = gateway.connect();
         caller.send(request(gateway, fields, query));
         let (status, head) = caller.head();
@@ -52,7 +52,7 @@ impl Subscription {
 
     /// The next event, of whatever kind.
     #[track_caller]
-    fn any(&mut self) -> Event {
+    pub(crate) fn any(&mut self) -> Event {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let (block, rest) = (block.to_owned(), rest.to_owned());

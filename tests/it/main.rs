@@ -21,6 +21,7 @@ mod intermediary;
 mod limits;
 mod metrics;
 mod names;
+mod openapi;
 mod page;
 mod process;
 mod proxying;
