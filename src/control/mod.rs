@@ -517,7 +517,10 @@ impl<C: Courier> Control<C> {
             detail,
             instance: &instance,
         };
-        self.answer(ticket, status, "application/problem+json", &reload::to_json(&problem));
+        // Whoever meets a bound may come again soon (RFC 9110 section 15.6.4).
+        let later = if status == 503 { "Retry-After: 1\r\n" } else { "" };
+        let fields = format!("Cache-Control: no-store\r\n{later}");
+        self.answer_with(ticket, status, "application/problem+json", &fields, &reload::to_json(&problem));
     }
 
     fn answer(&self, ticket: &Ticket, status: u16, content_type: &str, body: &[u8]) {

@@ -275,6 +275,7 @@ pub fn stream<N: Net>(client: &mut Client<N::Stream>, patience: &model::Client, 
     if ready.has(Ready::BROKEN) || ready.has(Ready::READ_CLOSED) && !patience.half_close {
         return Step::Close;
     }
+    let was_behind = !client.conn.outbound.is_empty();
     let Ok(mut written) = client.conn.flush(&mut ctx.net, &mut ctx.pool) else { return Step::Close };
     while client.conn.outbound.is_empty()
         && let Some(mut piece) = client.rest.as_mut().and_then(|rest| rest.pop_front())
@@ -286,7 +287,7 @@ pub fn stream<N: Net>(client: &mut Client<N::Stream>, patience: &model::Client, 
     }
     client.rest.take_if(|rest| rest.is_empty());
     let is_behind = !client.conn.outbound.is_empty();
-    if written > 0 {
+    if written > 0 || is_behind && !was_behind {
         client.conn.deadline = ctx.now.after(if is_behind { patience.body_idle } else { STREAM_SILENCE });
     }
     Step::Wait

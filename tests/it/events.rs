@@ -254,7 +254,9 @@ fn one_that_leaves_is_forgotten() {
     assert_eq!(subscribers(&gateway), 64.0);
     let mut caller = gateway.connect();
     caller.send(request(&gateway, "", ""));
-    assert_problem(&caller.answer(), 503);
+    let refused = caller.answer();
+    assert_problem(&refused, 503);
+    assert_eq!(refused.field("Retry-After").as_deref(), Some("1"));
     for (at, one) in all.into_iter().enumerate() {
         match at % 3 {
             0 => drop(one),
