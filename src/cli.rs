@@ -139,6 +139,7 @@ Try:
   curl -i http://{gateway}/v1/proxy/user-service            # alternates over the upstreams
   curl -i http://{gateway}/v1/proxy/user-service/bytes/20   # /echo /bytes/N /delay/MS /status/CODE /events
   curl -s http://{gateway}/v1/status                        # breakers, and why
+  http://{gateway}/ in a browser                            # the same, live
   curl -X POST http://{first}/fail                 # upstream-1 answers 500 from now on:
                                                             # five requests to it, and its circuit opens
   curl -X POST http://{first}/recover              # it works again; 10 s after the last

@@ -1,8 +1,9 @@
 //! The configuration file: from its path to a valid [`model::Config`], or to all of its problems at once.
 //!
 //! `tree` gives every node a place, `schema` holds the keys, `rules` is what they are made of, `reader` walks one by
-//! the other, `services` merges settings. The way back: `print` writes a configuration as a file, `json_schema` writes
-//! the keys for editors. Must not know: sockets, threads, what the running process does with a configuration.
+//! the other, `services` merges settings. The way back: `print` writes a configuration as a file, `show` as a
+//! document, `json_schema` writes the keys for editors. Must not know: sockets, threads, what the running process does
+//! with a configuration.
 
 pub mod model;
 pub mod token;
@@ -15,6 +16,7 @@ mod reader;
 mod rules;
 mod schema;
 mod services;
+mod show;
 mod suggest;
 mod tree;
 mod units;
@@ -23,6 +25,7 @@ mod url;
 pub use diagnostics::{Diagnostic, Severity};
 pub use json_schema::json_schema;
 pub use print::print;
+pub use show::show;
 
 use diagnostics::{At, Fault, Findings};
 use std::fmt;

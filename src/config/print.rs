@@ -94,6 +94,16 @@ fn upstreams(service: &Service, alike: bool) -> Yaml {
 
 /// What a service has besides its upstreams, with what they share.
 fn beside(service: &Service, shared: Option<Settings>) -> Vec<(String, Yaml)> {
+    tree(entries_beside(service, shared))
+}
+
+/// All that an upstream has but its URL.
+pub(super) fn entries_of(upstream: &Upstream) -> Vec<Entry> {
+    outline(schema::UPSTREAM, &settings_of(upstream))
+}
+
+/// What a service has besides its upstreams, with what they share; without that, what no upstream has.
+pub(super) fn entries_beside(service: &Service, shared: Option<Settings>) -> Vec<Entry> {
     let Service { name: _, upstreams: _, balancing, retries, when_all_open, total_timeout, body_limit, upgrades } =
         service.clone();
     let alone = shared.is_none();
@@ -101,7 +111,7 @@ fn beside(service: &Service, shared: Option<Settings>) -> Vec<(String, Yaml)> {
     settings.breaker.when_all_open = when_all_open;
     let settings = Settings { balancing, retries, total_timeout, body_limit, upgrades, ..settings };
     let entries = outline(schema::SERVICE, &settings);
-    tree(if alone { without(entries, &outline(schema::UPSTREAM, &settings)) } else { entries })
+    if alone { without(entries, &outline(schema::UPSTREAM, &settings)) } else { entries }
 }
 
 fn settings_of(upstream: &Upstream) -> Settings {

@@ -95,6 +95,33 @@ fn the_schema_has_the_keys_of_the_tables_and_no_other() {
     assert!(expected.len() > 90, "{}", expected.len());
 }
 
+#[test]
+fn what_is_shown_has_every_key() {
+    let text = "s:\n  - url: http://a\n    health_check: {path: /up}\n";
+    let shown = super::show(&good(text));
+    let (service, gateway) = (&shown["services"][0], &shown["gateway"]);
+    let mut missing = Vec::new();
+    for place in places() {
+        let root = match place.path[0] {
+            "service" => [service, &service["upstreams"][0]],
+            "upstream" => [&service["upstreams"][0], &Value::Null],
+            _ => [gateway, &Value::Null],
+        };
+        let path: Vec<&str> = place.path[1..].iter().copied().chain([place.key()]).collect();
+        let has = |root: &Value| path.iter().try_fold(root, |at, key| at.get(key)).is_some();
+        let is_merged = place.path.len() == 1 && place.key() == "defaults";
+        if !is_merged && !root.into_iter().any(has) {
+            missing.push(format!("{}.{}", place.path.join("."), place.key()));
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!(service["name"], "s");
+    assert_eq!(service["upstreams"][0]["circuit_breaker"]["cooldown"], "1m");
+    assert_eq!(service["upstreams"][0]["weight"], 1);
+    assert_eq!(gateway["admin"]["listen"], Value::Null);
+    assert_eq!(super::show(&good("s: [http://a]"))["services"][0]["upstreams"][0]["health_check"], false);
+}
+
 /// Every key that the schema allows below `path`, each with a description.
 fn keys_of(whole: &Value, schema: &Value, path: &str, found: &mut BTreeSet<String>) {
     let named = schema["$ref"].as_str().and_then(|name| name.strip_prefix("#/$defs/"));

@@ -4,6 +4,7 @@
 //! upstream. Must not know: how a breaker decides, who may ask.
 
 use crate::config;
+use crate::control::events::ByHand;
 use crate::control::reload::to_json;
 use crate::control::{Control, Courier, status};
 use crate::ground::tick::Tick;
@@ -64,11 +65,20 @@ impl<C: Courier> Control<C> {
         if !trips {
             upstream.identity.warm_from_ms.store(now.ms().max(1), Ordering::Relaxed);
         }
+        let note = wish.reason.map(|why| why.chars().filter(|c| !c.is_control()).take(REASON).collect::<String>());
+        let event = ByHand {
+            time: status::rfc3339(SystemTime::now()),
+            service: &service.identity.name,
+            index,
+            upstream: &upstream.identity.url,
+            reason: note.as_deref(),
+            r#for: wish.r#for.as_deref(),
+        };
+        self.events.publish(if trips { "trip" } else { "reset" }, &event);
         if let Some(transition) = transition {
-            let note = wish.reason.map(|reason| reason.chars().filter(|c| !c.is_control()).take(REASON).collect());
             let identity = Arc::clone(&upstream.identity);
             let moved = Moved { upstream: identity, at_ms: now.ms(), transition, cause: None, observed: false, note };
-            self.history.moved(&moved, SystemTime::now());
+            self.moved(&moved, SystemTime::now());
         }
         let upstream = status::upstream_status(self, upstream, now);
         Ok(to_json(&Circuit { service: &service.identity.name, index, upstream }))

@@ -37,8 +37,8 @@ pub struct History {
 }
 
 impl History {
-    /// Logs a transition and remembers it.
-    pub fn moved(&mut self, moved: &Moved, time: SystemTime) {
+    /// Logs a transition and remembers it; what it is in words.
+    pub fn moved(&mut self, moved: &Moved, time: SystemTime) -> Entry {
         let (from, to) = (moved.transition.from, moved.transition.to);
         let reason = reason(moved);
         let UpstreamIdentity { service, url, key, .. } = &*moved.upstream;
@@ -62,7 +62,9 @@ impl History {
             Why::ProbeFailed => 1,
             _ => 0,
         };
-        entries.push_back(Entry { time, from, to, reason, failures });
+        let entry = Entry { time, from, to, reason, failures };
+        entries.push_back(entry.clone());
+        entry
     }
 
     /// The last transitions of an upstream, oldest first.
@@ -83,7 +85,7 @@ impl History {
 }
 
 /// The reason in a word, for metrics.
-fn word(why: Why) -> &'static str {
+pub(super) fn word(why: Why) -> &'static str {
     match why {
         Why::InARow(_) => "failures_in_row",
         Why::FailureRate(_) => "failure_rate",

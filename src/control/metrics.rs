@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 /// Names, kinds and meanings, in the order in which they come. What counts up ends in `_total`.
-pub const FAMILIES: [(&str, &str, &str); 31] = [
+pub const FAMILIES: [(&str, &str, &str); 33] = [
     ("fusegate_build_info", "gauge", "The version of the gateway; always 1."),
     (
         "fusegate_requests_total",
@@ -52,6 +52,12 @@ pub const FAMILIES: [(&str, &str, &str); 31] = [
     ("fusegate_connections_total", "counter", "Client connections accepted."),
     ("fusegate_connections_over_limit_total", "counter", "Connections answered 503 because of limits.connections."),
     ("fusegate_accept_pauses_total", "counter", "Times that accepting paused for want of descriptors."),
+    ("fusegate_event_subscribers", "gauge", "Open subscriptions to /v1/events."),
+    (
+        "fusegate_event_subscribers_dropped_total",
+        "counter",
+        "Subscribers of /v1/events dropped because they did not read.",
+    ),
     ("fusegate_config_reloads_total", "counter", "Reloads by result."),
     ("fusegate_config_last_reload_successful", "gauge", "Whether the last reload was taken over; 1 before the first."),
     ("fusegate_config_last_reload_success_timestamp_seconds", "gauge", "When a configuration was last taken over."),
@@ -339,6 +345,11 @@ pub fn exposition<C: Courier>(control: &Control<C>, kind: Kind) -> Vec<u8> {
     page.value(&[], total(|shard| &shard.over_limit));
     page.family("fusegate_accept_pauses_total");
     page.value(&[], total(|shard| &shard.accept_pauses));
+
+    page.family("fusegate_event_subscribers");
+    page.value(&[], control.events.subscribers());
+    page.family("fusegate_event_subscribers_dropped_total");
+    page.value(&[], total(|shard| &shard.lagged));
 
     page.family("fusegate_config_reloads_total");
     for (result, count) in &control.reloads.counts {

@@ -7,10 +7,13 @@
 pub mod access;
 pub mod build;
 pub mod circuits;
+pub mod events;
 pub mod fresh;
 pub mod health;
 pub mod history;
+pub mod live;
 pub mod metrics;
+pub mod page;
 pub mod reload;
 pub mod resolve;
 pub mod status;
@@ -19,9 +22,11 @@ pub mod watch;
 use crate::config::{self, model};
 use crate::control::access::AccessLog;
 use crate::control::build::Facts;
+use crate::control::events::Events;
 use crate::control::fresh::{Fate, Fresh};
 use crate::control::health::Health;
 use crate::control::history::History;
+use crate::control::live::Live;
 use crate::control::metrics::{Kind, Reloads};
 use crate::control::reload::{Change, Phase, Reload};
 use crate::control::resolve::{Name, Names, Resolver};
@@ -124,6 +129,8 @@ pub struct Control<C> {
     known: Arc<Known>,
     watcher: Option<Watcher>,
     history: History,
+    events: Events,
+    live: Live,
     last_reload: Option<status::LastReload>,
     reloads: Reloads,
     access: AccessLog,
@@ -202,6 +209,8 @@ impl<C: Courier> Control<C> {
             known: Arc::new(Known::new(fingerprint)),
             watcher: None,
             history: History::default(),
+            events: Events::new(SystemTime::now()),
+            live: Live::default(),
             last_reload: None,
             reloads: Reloads::new(SystemTime::now()),
             access,
@@ -229,7 +238,8 @@ impl<C: Courier> Control<C> {
         let retired = (!self.retired.is_empty()).then_some(self.retire_at);
         let fresh = self.fresh.next().filter(|_| self.refresh.is_none());
         let health = self.health.wake_at();
-        [reload, drain, refresh, due, retired, fresh, health].into_iter().flatten().min().unwrap_or(Tick::NEVER)
+        let events = self.events.wake_at(self.deliver_at);
+        [reload, drain, refresh, due, retired, fresh, health, events].into_iter().flatten().min().unwrap_or(Tick::NEVER)
     }
 
     /// Takes a notice, or the time alone.
@@ -238,10 +248,9 @@ impl<C: Courier> Control<C> {
             None => {}
             Some(Notice::Ticket(ticket)) => self.take_ticket(ticket, now),
             Some(Notice::Switched { shard, serial }) => self.shard_switched(shard, serial, now),
-            Some(Notice::Moved(moved)) => {
-                let ago = Duration::from_millis(now.ms().saturating_sub(moved.at_ms));
-                self.history.moved(&moved, SystemTime::now() - ago);
-            }
+            Some(Notice::Left { shard, client, lagged }) => self.subscriber_left(shard, client, lagged),
+            Some(Notice::Moved(moved)) => self.moved(&moved, wall(moved.at_ms, now)),
+            Some(Notice::Checked(checked)) => self.checked(&checked, wall(checked.at_ms, now)),
             Some(Notice::Resolved { round, name, result }) => self.resolved(round, name, result, now),
             Some(Notice::Trouble { shard, what }) => log::warn!("shard {shard}: {what}"),
             Some(Notice::Drained { shard }) => {
@@ -259,6 +268,7 @@ impl<C: Courier> Control<C> {
             Some(Notice::FileChanged { fingerprint }) => self.file_changed(fingerprint, now),
         }
         self.look_at_clock(now);
+        self.tell_subscribers(now);
         match &self.drain {
             Some(drain) if drain.left.is_empty() => {
                 log::info!("drained, all exchanges have ended");
@@ -465,6 +475,7 @@ impl<C: Courier> Control<C> {
         );
         self.process.ready.store(false, Ordering::Relaxed);
         self.health.stop();
+        self.end_subscriptions();
         self.due.iter_mut().for_each(|due| due.drain = true);
         self.deliver();
         let left = (0..self.shards.len()).collect();
@@ -474,6 +485,16 @@ impl<C: Courier> Control<C> {
     fn take_ticket(&mut self, ticket: Ticket, now: Tick) {
         match ticket.own {
             Own::Reload => self.begin_reload(Some(ticket), now),
+            Own::Page => self.show_page(&ticket),
+            Own::Events => self.subscribe(&ticket, now),
+            Own::Config => {
+                let shown = Shown {
+                    generation: self.snapshot.generation,
+                    file: self.source.name(),
+                    config: config::show(&self.config),
+                };
+                self.answer(&ticket, 200, "application/json", &reload::to_json(&shown));
+            }
             Own::Trip | Own::Reset => self.move_circuit(&ticket, now),
             Own::Metrics => {
                 let kind = Kind::accepted(&ticket.accept);
@@ -497,16 +518,24 @@ impl<C: Courier> Control<C> {
             reason,
             instance: &instance,
         };
-        self.answer(ticket, status, "application/problem+json", &reload::to_json(&problem));
+        // Whoever meets a bound may come again soon (RFC 9110 section 15.6.4).
+        let later = if status == 503 { "Retry-After: 1\r\n" } else { "" };
+        let fields = format!("Cache-Control: no-store\r\n{later}");
+        self.answer_with(ticket, status, "application/problem+json", &fields, &reload::to_json(&problem));
     }
 
     fn answer(&self, ticket: &Ticket, status: u16, content_type: &str, body: &[u8]) {
+        self.answer_with(ticket, status, content_type, "Cache-Control: no-store\r\n", body);
+    }
+
+    /// `fields` are whole lines.
+    fn answer_with(&self, ticket: &Ticket, status: u16, content_type: &str, fields: &str, body: &[u8]) {
         let mut bytes = Vec::with_capacity(256 + body.len());
         let date = httpdate::fmt_http_date(SystemTime::now());
         let answer = Answer {
             status,
             content_type,
-            extra: b"Cache-Control: no-store\r\n",
+            extra: fields.as_bytes(),
             date: date.as_bytes(),
             persistence: ticket.persistence,
             to_head: ticket.to_head,
@@ -523,6 +552,14 @@ impl<C: Courier> Control<C> {
     }
 }
 
+/// The configuration in force.
+#[derive(Serialize)]
+struct Shown {
+    generation: u64,
+    file: String,
+    config: serde_json::Value,
+}
+
 #[derive(Serialize)]
 struct Problem<'a> {
     r#type: &'static str,
@@ -532,6 +569,11 @@ struct Problem<'a> {
     /// In a word.
     reason: &'static str,
     instance: &'a str,
+}
+
+/// When something happened, by the wall clock.
+fn wall(at_ms: u64, now: Tick) -> SystemTime {
+    SystemTime::now() - Duration::from_millis(now.ms().saturating_sub(at_ms))
 }
 
 fn list(addresses: &[std::net::SocketAddr]) -> String {

@@ -347,6 +347,7 @@ impl<C: Courier> Control<C> {
     fn reloaded(&mut self, ticket: Option<&Ticket>, status: &'static str, change: &Change, warnings: &[String]) {
         self.reloads.count(status, SystemTime::now());
         self.last_reload = Some(LastReload::new(status, SystemTime::now(), &[]));
+        self.tell_reload(status, warnings, Some(change));
         let Some(ticket) = ticket else { return };
         let generation = self.snapshot.generation;
         let body = Reloaded { status, generation, services: &change.services, upstreams: change.upstreams, warnings };
@@ -361,6 +362,7 @@ impl<C: Courier> Control<C> {
         if status != 409 {
             self.reloads.count("failed", SystemTime::now());
             self.last_reload = Some(LastReload::new("failed", SystemTime::now(), errors));
+            self.tell_reload("failed", errors, None);
         }
         let Some(ticket) = ticket else { return };
         let instance = String::from_utf8_lossy(&ticket.request_id);

@@ -8,8 +8,8 @@ use crate::http::request::Refusal;
 use std::borrow::Cow;
 
 /// The gateway's own resources, and what more is kept for it; `/v1/circuits` with all below it.
-const OWN: [&str; 7] =
-    ["/livez", "/readyz", "/metrics", "/v1/status", "/v1/events", "/v1/reload-config", "/v1/circuits"];
+const OWN: [&str; 8] =
+    ["/livez", "/readyz", "/metrics", "/v1/status", "/v1/events", "/v1/config", "/v1/reload-config", "/v1/circuits"];
 
 /// The resource of the gateway's own that paths under `prefix` would hide, when what they ask for is proxied.
 pub fn hidden_by(prefix: &str) -> Option<&'static str> {
@@ -156,12 +156,18 @@ pub enum Route<'b> {
 /// The gateway's own resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Own {
+    /// `/`: the status page.
+    Page,
     /// `/livez`
     Live,
     /// `/readyz`
     Ready,
     /// `/v1/status`
     Status,
+    /// `/v1/events`
+    Events,
+    /// `/v1/config`
+    Config,
     /// `/metrics`, or where the configuration has it.
     Metrics,
     /// `/v1/reload-config`
@@ -173,10 +179,40 @@ pub enum Own {
 }
 
 impl Own {
+    /// All of them.
+    pub const ALL: [Own; 10] = [
+        Own::Page,
+        Own::Live,
+        Own::Ready,
+        Own::Status,
+        Own::Events,
+        Own::Config,
+        Own::Metrics,
+        Own::Reload,
+        Own::Trip,
+        Own::Reset,
+    ];
+
+    /// Its path, with names for what may be different in it.
+    pub fn path(self) -> &'static str {
+        match self {
+            Own::Page => "/",
+            Own::Live => "/livez",
+            Own::Ready => "/readyz",
+            Own::Status => "/v1/status",
+            Own::Events => "/v1/events",
+            Own::Config => "/v1/config",
+            Own::Metrics => "/metrics",
+            Own::Reload => "/v1/reload-config",
+            Own::Trip => "/v1/circuits/{service}/{index}/trip",
+            Own::Reset => "/v1/circuits/{service}/{index}/reset",
+        }
+    }
+
     /// The methods that it takes, as `Allow` lists them.
     pub fn allow(self) -> &'static str {
         match self {
-            Own::Live | Own::Ready | Own::Status | Own::Metrics => "GET, HEAD",
+            Own::Page | Own::Live | Own::Ready | Own::Status | Own::Events | Own::Config | Own::Metrics => "GET, HEAD",
             Own::Reload | Own::Trip | Own::Reset => "POST",
         }
     }
@@ -188,7 +224,7 @@ impl Own {
 
     /// Whether only administration may ask for it.
     pub fn is_administration(self) -> bool {
-        matches!(self, Own::Status | Own::Metrics | Own::Reload | Own::Trip | Own::Reset)
+        !matches!(self, Own::Live | Own::Ready)
     }
 }
 
@@ -204,9 +240,12 @@ impl<'b> Route<'b> {
             return Route::Proxy { service: decode(service), rest };
         }
         match path {
+            b"/" => Route::Own(Own::Page),
             b"/livez" => Route::Own(Own::Live),
             b"/readyz" => Route::Own(Own::Ready),
             b"/v1/status" => Route::Own(Own::Status),
+            b"/v1/events" => Route::Own(Own::Events),
+            b"/v1/config" => Route::Own(Own::Config),
             b"/v1/reload-config" => Route::Own(Own::Reload),
             _ => match circuit(path) {
                 Some((_, _, b"trip")) => Route::Own(Own::Trip),
@@ -363,8 +402,20 @@ mod tests {
         assert_eq!(Route::of(b"/v1/proxy/users//a", b"/v1/proxy/"), proxy(b"users", b"//a"));
         assert_eq!(Route::of(b"/v1/proxy/user%2ds/a", b"/v1/proxy/"), proxy(b"user-s", b"/a"));
         assert_eq!(Route::of(b"/v1/proxy/a%2fb/c", b"/v1/proxy/"), proxy(b"a/b", b"/c"));
-        for unknown in [&b"/v1/proxy/"[..], b"/v1/proxy", b"/v1/proxyx/a", b"/", b"/livez/"] {
+        for unknown in [&b"/v1/proxy/"[..], b"/v1/proxy", b"/v1/proxyx/a", b"", b"/livez/"] {
             assert_eq!(Route::of(unknown, b"/v1/proxy/"), Route::Unknown);
+        }
+    }
+
+    #[test]
+    fn every_resource_has_its_path() {
+        assert_eq!(Own::ALL.len(), Own::Reset as usize + 1, "none is left out");
+        for own in Own::ALL {
+            let path = own.path();
+            let expected = if own == Own::Metrics { Route::Unknown } else { Route::Own(own) };
+            assert_eq!(Route::of(path.as_bytes(), b"/v1/proxy/"), expected, "{path}");
+            let is_kept = path == "/" || hidden_by(path).is_some();
+            assert!(is_kept && (is_own(path) || own == Own::Metrics), "{path} could be hidden");
         }
     }
 

@@ -33,6 +33,11 @@ pub enum Denial {
     NoToken(&'static str),
 }
 
+/// Whether somebody asks who looks at pages: a program is told in its own language what is wrong.
+pub fn wants_page(request: &Request<'_, '_>) -> bool {
+    request.field("accept").is_some_and(|accept| memchr::memmem::find(accept, b"text/html").is_some())
+}
+
 /// Whether a resource does not exist for those who come in at this door.
 pub fn is_hidden(own: Own, door: Door, endpoint: ReloadEndpoint) -> bool {
     own == Own::Reload && door == Door::Data && endpoint == ReloadEndpoint::Off
@@ -60,7 +65,7 @@ pub fn judge(
     };
     no_other_site(request, from, admin)?;
     match bearer(request) {
-        None => Err(Denial::NoToken("administration needs a token: Authorization: Bearer …")),
+        None => Err(Denial::NoToken("administration needs a token: Authorization: Bearer TOKEN")),
         Some(given) if token.is(given) => Ok(()),
         Some(_) => Err(Denial::NoToken("the token is not the right one")),
     }

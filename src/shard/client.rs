@@ -4,18 +4,26 @@
 
 use crate::config::model;
 use crate::ground::buffer::{Buffer, Pool, SMALL};
+use crate::ground::tick::Tick;
 use crate::http::request::{self, Method};
 use crate::shard::conn::{Conn, Filled, Ready};
 use crate::shard::exchange::ExchangeId;
+use crate::shard::mailbox::Part;
 use crate::shard::net::{Door, Net};
 use crate::shard::tunnel::{Half, Tunnel};
 use crate::shard::{Ctx, Step};
 use crate::shared::access::Kept;
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// Bytes that are read and dropped after an answer that did not wait for its whole request.
 const LINGER_BYTES: u32 = 16 << 20;
+
+/// Bytes of a stream of control that wait for a client at most, beside what the kernel holds for it.
+const STREAM_BYTES: usize = 256 << 10;
+/// How long a stream may be silent: control says something more often.
+const STREAM_SILENCE: Duration = Duration::from_secs(60);
 
 /// One client connection.
 #[derive(Debug)]
@@ -62,6 +70,8 @@ pub enum ClientState {
         /// Of the request.
         method: Method,
     },
+    /// What control has to tell, until one of the two ends it.
+    Stream,
     /// Bytes of either side, after a 101.
     Tunnel(Tunnel),
     /// The peer's end, after our own.
@@ -127,6 +137,11 @@ impl<S> Client<S> {
             self.conn.inbound.consume(pool, consumed);
         }
         scratch.reset();
+    }
+
+    /// Bytes that wait to be taken.
+    pub fn waiting(&self) -> usize {
+        self.conn.outbound.len() + self.rest.iter().flat_map(|rest| rest.iter()).map(Vec::len).sum::<usize>()
     }
 
     /// Forgets the input.
@@ -224,6 +239,58 @@ pub fn answer<N: Net>(client: &mut Client<N::Stream>, then: Then, patience: &mod
             Step::Again
         }
     }
+}
+
+/// What becomes of a part of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It goes out.
+    Yes,
+    /// The client is behind, and does without it.
+    Skipped,
+    /// The client is too far behind.
+    TooMuch,
+}
+
+/// Puts a part of a stream behind what waits.
+pub fn take_part<S>(client: &mut Client<S>, part: Part, pieces: VecDeque<Vec<u8>>, now: Tick) -> Taken {
+    let waiting = client.waiting();
+    let more: usize = pieces.iter().map(Vec::len).sum();
+    match part {
+        Part::Sample if waiting > 0 => return Taken::Skipped,
+        Part::Last if waiting > 0 => return Taken::TooMuch,
+        Part::Event if waiting > 0 && waiting + more > STREAM_BYTES => return Taken::TooMuch,
+        _ => {}
+    }
+    if waiting == 0 {
+        client.conn.deadline = now.after(STREAM_SILENCE);
+    }
+    client.rest.get_or_insert_default().extend(pieces);
+    Taken::Yes
+}
+
+/// Writes what control streams. A client that has shut its side has left, unless the configuration lets it wait.
+pub fn stream<N: Net>(client: &mut Client<N::Stream>, patience: &model::Client, ctx: &mut Ctx<N>) -> Step {
+    let ready = client.conn.ready;
+    if ready.has(Ready::BROKEN) || ready.has(Ready::READ_CLOSED) && !patience.half_close {
+        return Step::Close;
+    }
+    let was_behind = !client.conn.outbound.is_empty();
+    let Ok(mut written) = client.conn.flush(&mut ctx.net, &mut ctx.pool) else { return Step::Close };
+    while client.conn.outbound.is_empty()
+        && let Some(mut piece) = client.rest.as_mut().and_then(|rest| rest.pop_front())
+    {
+        match client.conn.send(&mut ctx.net, &mut ctx.pool, &mut piece, b"") {
+            Ok(n) => written += n,
+            Err(_) => return Step::Close,
+        }
+    }
+    client.rest.take_if(|rest| rest.is_empty());
+    let is_behind = !client.conn.outbound.is_empty();
+    if written > 0 || is_behind && !was_behind {
+        client.conn.deadline = ctx.now.after(if is_behind { patience.body_idle } else { STREAM_SILENCE });
+    }
+    Step::Wait
 }
 
 /// Shuts our side, so that the client sees the end of the answer, and begins to drop what still comes.

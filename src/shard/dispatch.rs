@@ -43,7 +43,18 @@ enum Verdict<'s> {
     /// The gateway answers; so many bytes of the input are dealt with.
     Replied { reply: Reply<'s>, consumed: usize },
     /// Control answers.
-    Ticket { own: Own, facts: Facts, consumed: usize, path: Vec<u8>, accept: Vec<u8>, body: Vec<u8> },
+    Ticket { consumed: usize, facts: Facts, asked: Box<Asked> },
+}
+
+/// What control must know of the request.
+struct Asked {
+    own: Own,
+    needs_token: bool,
+    path: Vec<u8>,
+    query: Vec<u8>,
+    last_event_id: Option<Vec<u8>>,
+    accept: Vec<u8>,
+    body: Vec<u8>,
 }
 
 /// What an answer must know of the request.
@@ -84,18 +95,23 @@ pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
             }
             shard.reply(id, &reply)
         }
-        Verdict::Ticket { own, facts, consumed, path, accept, body } => {
+        Verdict::Ticket { consumed, facts, asked } => {
             client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, consumed);
             client.state = ClientState::Ticket { then: facts.then, method: facts.meta.method };
             client.conn.deadline = shard.ctx.now.after(TICKET_TIME);
+            let Asked { own, needs_token, path, query, last_event_id, accept, body } = *asked;
             let ticket = Ticket {
                 shard: shard.ctx.shard(),
                 client: id.pack(),
                 own,
+                needs_token,
                 to_head: facts.meta.is_head,
                 persistence: exchange::persistence(facts.meta.version, facts.then),
+                version: facts.meta.version,
                 request_id: facts.meta.id.as_bytes().to_vec(),
                 path,
+                query,
+                last_event_id,
                 accept,
                 body,
             };
@@ -578,10 +594,13 @@ fn own_resource<'s, N: Net>(
         Own::Live => replied(meta, input, ctx, 200, "ok\n", None),
         Own::Ready if ctx.process.ready.load(Ordering::Relaxed) => replied(meta, input, ctx, 200, "ready\n", None),
         Own::Ready => replied(meta, input, ctx, 503, "the gateway is draining or starting", None),
-        Own::Status | Own::Metrics | Own::Reload | Own::Trip | Own::Reset => {
+        Own::Page | Own::Status | Own::Events | Own::Config | Own::Metrics | Own::Reload | Own::Trip | Own::Reset => {
             const DENIED: Option<&str> = Some("http_request_denied");
+            let mut needs_token = false;
             match admin::judge(own, request, from, &snapshot.admin, snapshot.reload_endpoint) {
                 Ok(()) => {}
+                // The page holds no data, and it is where the token can be given.
+                Err(Denial::NoToken(_)) if own == Own::Page && admin::wants_page(request) => needs_token = true,
                 Err(Denial::Forbidden(why)) => return replied(meta, input, ctx, 403, why, DENIED),
                 Err(Denial::NoToken(why)) => {
                     let (consumed, facts) = facts(meta, input, ctx);
@@ -600,13 +619,14 @@ fn own_resource<'s, N: Net>(
                 Ok(None) => Verdict::More { scanned: 1 },
                 Ok(Some((length, body))) => {
                     let then = if meta.keeps_alive && !ctx.draining { Then::Keep } else { Then::Close };
-                    let path = match request.target {
-                        Target::Resource { path, .. } => path.to_vec(),
-                        Target::Asterisk | Target::Authority => Vec::new(),
+                    let (path, query) = match request.target {
+                        Target::Resource { path, query, .. } => (path.to_vec(), query.to_vec()),
+                        Target::Asterisk | Target::Authority => (Vec::new(), Vec::new()),
                     };
+                    let last_event_id = request.field("last-event-id").map(<[u8]>::to_vec);
                     let accept = request.field("accept").unwrap_or_default().to_vec();
-                    let consumed = request.len + length;
-                    Verdict::Ticket { own, facts: Facts { meta, then }, consumed, path, accept, body }
+                    let asked = Box::new(Asked { own, needs_token, path, query, last_event_id, accept, body });
+                    Verdict::Ticket { consumed: request.len + length, facts: Facts { meta, then }, asked }
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! Must not know: what control does with a notice.
 
 use crate::http::render::Persistence;
+use crate::http::request::Version;
 use crate::http::target::Own;
 use crate::policy::breaker::Transition;
 use crate::shared::failure::Failure;
@@ -11,7 +12,7 @@ use crate::shared::snapshot::{Snapshot, UpstreamIdentity};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
+use std::sync::mpsc::{Receiver, SyncSender};
 
 /// Notices that may wait for control.
 pub const NOTICES: usize = 4096;
@@ -37,8 +38,30 @@ pub enum Command {
         /// Head and body, in pieces that are sent in one turn each.
         pieces: VecDeque<Vec<u8>>,
     },
+    /// A part of an answer that goes on: to a ticket its beginning, later what follows.
+    Stream {
+        /// The ticket's client.
+        client: u64,
+        /// What becomes of a client that is behind.
+        part: Part,
+        /// In pieces that are sent in one turn each.
+        pieces: VecDeque<Vec<u8>>,
+    },
     /// Take no more connections, finish what runs; the thread then ends with [`Notice::Drained`].
     Drain,
+}
+
+/// What a part of a stream is to its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The head, and what there is to say at once.
+    Head,
+    /// It must not be missed: a client that has too much of it to take is dropped.
+    Event,
+    /// A later one says it anew: a client that has something to take does not get it.
+    Sample,
+    /// The end. A client that has something to take is dropped.
+    Last,
 }
 
 /// What control is told.
@@ -53,8 +76,19 @@ pub enum Notice {
         /// Of the snapshot.
         serial: u64,
     },
+    /// A client to which control streams is gone.
+    Left {
+        /// Which shard.
+        shard: usize,
+        /// Which client.
+        client: u64,
+        /// It did not take what was sent, and was dropped for that.
+        lagged: bool,
+    },
     /// A breaker changed its state.
     Moved(Moved),
+    /// Health checks changed their verdict.
+    Checked(Checked),
     /// The shard has no client left.
     Drained {
         /// Which shard.
@@ -101,14 +135,22 @@ pub struct Ticket {
     pub client: u64,
     /// What is asked.
     pub own: Own,
+    /// It is not let in before it has given the token.
+    pub needs_token: bool,
     /// The request was `HEAD`.
     pub to_head: bool,
     /// To be said in the answer.
     pub persistence: Persistence,
     /// Of the request.
+    pub version: Version,
+    /// Of the request.
     pub request_id: Vec<u8>,
     /// Of the request's target.
     pub path: Vec<u8>,
+    /// Of the request's target, with its `?`; or empty.
+    pub query: Vec<u8>,
+    /// `Last-Event-ID` of the request.
+    pub last_event_id: Option<Vec<u8>>,
     /// `Accept` of the request; empty without one.
     pub accept: Vec<u8>,
     /// Of the request, decoded.
@@ -132,6 +174,21 @@ pub struct Moved {
     pub note: Option<String>,
 }
 
+/// A new verdict of health checks.
+#[derive(Debug)]
+pub struct Checked {
+    /// About whom.
+    pub upstream: Arc<UpstreamIdentity>,
+    /// When, in milliseconds since the start.
+    pub at_ms: u64,
+    /// The words of the verdicts before and after.
+    pub verdicts: (&'static str, &'static str),
+    /// Checks in a row that led to it.
+    pub in_row: u64,
+    /// What the last of them failed with.
+    pub cause: Option<Failure>,
+}
+
 /// A shard's end of the mailbox.
 #[derive(Debug)]
 pub struct Mailbox {
@@ -143,11 +200,13 @@ pub struct Mailbox {
     pub notices: SyncSender<Notice>,
 }
 
+/// Control's queue is full, or control is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untold;
+
 impl Mailbox {
-    /// Tells control; gives the notice back when its queue is full or control is gone.
-    pub fn tell(&self, notice: Notice) -> Result<(), Notice> {
-        self.notices.try_send(notice).map_err(|error| match error {
-            TrySendError::Full(notice) | TrySendError::Disconnected(notice) => notice,
-        })
+    /// Tells control.
+    pub fn tell(&self, notice: Notice) -> Result<(), Untold> {
+        self.notices.try_send(notice).map_err(|_| Untold)
     }
 }

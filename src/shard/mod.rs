@@ -29,12 +29,12 @@ use crate::http::request::{Framing, Method, Refusal, Version};
 use crate::policy::breaker::{Mode, Outcome, Transition};
 use crate::policy::class::Class;
 use crate::policy::retry::{self, Account, Failed, Verdict};
-use crate::shard::client::{Client, ClientState, Then};
+use crate::shard::client::{Client, ClientState, Taken, Then};
 use crate::shard::conn::{Filled, Ready};
 use crate::shard::date::Date;
 use crate::shard::exchange::{Attempt, Awaited, Exchange, Pause, Receive, RequestId, RequestMeta, Send};
 use crate::shard::listener::Listening;
-use crate::shard::mailbox::{Command, Mailbox, Moved, Notice};
+use crate::shard::mailbox::{Command, Mailbox, Moved, Notice, Part};
 use crate::shard::net::{ClientId, ClientKind, Event, Net, Pipe, Subject, UpstreamId};
 use crate::shard::record::End;
 use crate::shard::tunnel::{Flow, Half, Tunnel};
@@ -507,6 +507,7 @@ impl<N: Net> Shard<N> {
             match command {
                 Command::Switch { snapshot, left } => self.switch(snapshot, &left),
                 Command::Answer { client, pieces } => self.answer_ticket(Id::unpack(client), pieces),
+                Command::Stream { client, part, pieces } => self.stream(Id::unpack(client), part, pieces),
                 Command::Drain => self.begin_drain(),
             }
         }
@@ -560,6 +561,47 @@ impl<N: Net> Shard<N> {
         }
     }
 
+    fn stream(&mut self, id: ClientId, part: Part, pieces: VecDeque<Vec<u8>>) {
+        match self.clients.get_mut(id) {
+            Some(client) if client.state == ClientState::Stream => {
+                match client::take_part(client, part, pieces, self.ctx.now) {
+                    Taken::Yes => {
+                        if part == Part::Last {
+                            client.state = ClientState::Answering { then: Then::Close };
+                            client.conn.deadline = self.ctx.now.after(self.snapshot.client.body_idle);
+                        }
+                        self.queue(id);
+                    }
+                    Taken::Skipped => {}
+                    Taken::TooMuch => self.drop_lagging(id),
+                }
+            }
+            Some(client) if part == Part::Head && matches!(client.state, ClientState::Ticket { .. }) => {
+                if let ClientState::Ticket { method, .. } = client.state {
+                    record::ticket(method, &pieces, client.kept.take(), client.peer, &mut self.ctx);
+                }
+                client.state = ClientState::Stream;
+                client::take_part(client, part, pieces, self.ctx.now);
+                self.queue(id);
+            }
+            // It has left. That may have been told when control's queue was full, so it is told again.
+            _ if part != Part::Last => {
+                self.ctx.tell(Notice::Left { shard: self.ctx.shard(), client: id.pack(), lagged: false })
+            }
+            _ => {}
+        }
+    }
+
+    /// A client that does not take what is streamed to it is cut off: what it misses, it can ask for again.
+    fn drop_lagging(&mut self, id: ClientId) {
+        self.ctx.counters().lagged.bump();
+        self.ctx.tell(Notice::Left { shard: self.ctx.shard(), client: id.pack(), lagged: true });
+        if let Some(client) = self.clients.get_mut(id) {
+            client.state = ClientState::Answering { then: Then::Close };
+        }
+        self.close_client(id);
+    }
+
     fn begin_drain(&mut self) {
         self.ctx.draining = true;
         self.listeners.iter_mut().for_each(|listening| listening.ready = true);
@@ -567,6 +609,11 @@ impl<N: Net> Shard<N> {
             |client: &Client<N::Stream>| client.state == ClientState::Idle && !client.conn.ready.has(Ready::READABLE);
         let ids: Vec<_> = self.clients.iter().filter(|(_, client)| idle(client)).map(|(id, _)| id).collect();
         for id in ids {
+            self.close_client(id);
+        }
+        // Those that control could not end.
+        let streams = self.clients.iter().filter(|(_, client)| client.state == ClientState::Stream);
+        for id in streams.map(|(id, _)| id).collect::<Vec<_>>() {
             self.close_client(id);
         }
     }
@@ -642,6 +689,7 @@ impl<N: Net> Shard<N> {
             ClientState::Answering { then } => client::answer(client, then, &snapshot.client, ctx),
             ClientState::Ticket { .. } if client.conn.ready.has(Ready::BROKEN) => Step::Close,
             ClientState::Ticket { .. } => Step::Wait,
+            ClientState::Stream => client::stream(client, &snapshot.client, ctx),
             ClientState::Tunnel(_) => self.pour(id),
             ClientState::Lingering { left } => client::linger(client, left, scratch, ctx),
         }
@@ -713,7 +761,9 @@ impl<N: Net> Shard<N> {
                 self.reply(id, &Reply { meta, ..reply });
                 self.drive(id);
             }
+            ClientState::Stream if client.waiting() > 0 => self.drop_lagging(id),
             ClientState::Idle
+            | ClientState::Stream
             | ClientState::Answering { .. }
             | ClientState::Tunnel(_)
             | ClientState::Lingering { .. } => self.close_client(id),
@@ -1117,6 +1167,9 @@ impl<N: Net> Shard<N> {
         let Some(mut client) = self.remove_client(id) else { return };
         if let ClientState::Ticket { method, .. } = client.state {
             record::left(method, client.kept.take(), client.peer, &mut self.ctx);
+        }
+        if client.state == ClientState::Stream {
+            self.ctx.tell(Notice::Left { shard: self.ctx.shard(), client: id.pack(), lagged: false });
         }
         if let ClientState::Tunnel(tunnel) = client.state {
             self.close_upstream(tunnel.upstream);

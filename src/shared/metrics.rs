@@ -178,6 +178,13 @@ impl Latencies {
         all
     }
 
+    /// Those that came after `earlier`, as far as percentiles go.
+    pub fn since(&self, earlier: &Latencies) -> Latencies {
+        let mut later = self.clone();
+        later.steps.iter_mut().zip(&earlier.steps).for_each(|(step, before)| *step = step.saturating_sub(*before));
+        later
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -281,6 +288,8 @@ pub struct ShardCounters {
     pub notices_lost: Counter,
     /// The longest turn that took mail of control, in microseconds of processor time.
     pub longest_turn_us: Counter,
+    /// Subscribers of events that were dropped because they did not read.
+    pub lagged: Counter,
     /// Panics that ended one exchange.
     pub panics: Counter,
     /// Upstream connections, now.

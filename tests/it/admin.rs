@@ -38,6 +38,26 @@ fn livez_and_readyz_answer_everybody() {
 }
 
 #[test]
+fn the_configuration_in_force_is_shown() {
+    let gateway = Gateway::with("client: {header_timeout: 7s}", &service("s", &["http://127.0.0.1:9/base"], ""));
+    gateway.rewrite_services("s: [nonsense]\n");
+    assert_eq!(gateway.reload().status, 422);
+    let answer = gateway.fetch("/v1/config");
+    assert_eq!((answer.status, answer.field("Content-Type").as_deref()), (200, Some("application/json")));
+    let shown = answer.json();
+    assert_eq!((&shown["generation"], &shown["file"]), (&1.into(), &"config.yaml".into()));
+    let config = &shown["config"];
+    assert_eq!(config["gateway"]["client"]["header_timeout"], "7s");
+    assert_eq!(config["services"][0]["upstreams"][0]["url"], "http://127.0.0.1:9/base");
+    assert_eq!(config["services"][0]["upstreams"][0]["circuit_breaker"]["failure_threshold"], 5);
+    gateway.rewrite_services("t: [http://127.0.0.1:9]\n");
+    assert_eq!(gateway.reload().status, 200);
+    let shown = gateway.fetch("/v1/config").json();
+    assert_eq!((&shown["generation"], &shown["config"]["services"][0]["name"]), (&2.into(), &"t".into()));
+    assert_problem(&ask(&gateway, "GET", "/v1/config", "Host: a\r\nX-Forwarded-For: 6.6.6.6\r\n"), 403);
+}
+
+#[test]
 fn readiness_does_not_depend_on_upstreams() {
     let gateway = Gateway::start("s:\n  - http://127.0.0.1:9\n");
     for _ in 0..6 {

@@ -137,8 +137,11 @@ fn a_token_opens_administration_to_whoever_knows_it() {
     let fields = "Host: a\r\nAuthorization: Bearer of-the-user\r\n";
     assert_eq!(ask(&gateway, "GET", "/v1/proxy/s/", fields).text(), "hello");
     assert_eq!(origin.last().field("Authorization").as_deref(), Some("Bearer of-the-user"));
-    let status = ask(&gateway, "GET", "/v1/status", &bearer(TOKEN));
-    assert!(!status.text().contains(TOKEN));
+    for path in ["/v1/status", "/v1/config", "/metrics"] {
+        let shown = ask(&gateway, "GET", path, &bearer(TOKEN));
+        assert_eq!(shown.status, 200, "{path}");
+        assert!(!shown.text().contains(TOKEN), "{path}");
+    }
     assert!(gateway.log_lines(|line| line.contains(TOKEN)).is_empty());
 }
 

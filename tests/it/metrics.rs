@@ -5,7 +5,7 @@ use crate::support::{Gateway, Origin, RefusedPort, ok, reply, service, wait_unti
 use serde_json::Value;
 
 /// One sample of an exposition; panics when there is none.
-fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+pub(crate) fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
     find(text, name, labels).unwrap_or_else(|| panic!("no {name} {labels:?} in\n{text}"))
 }
 

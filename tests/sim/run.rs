@@ -12,16 +12,17 @@ use fusegate::config;
 use fusegate::config::model::Config;
 use fusegate::control::build::{self, Addresses, Facts};
 use fusegate::ground::tick::Tick;
-use fusegate::http::render::{self, Answer};
+use fusegate::http::render::{self, Answer, Persistence};
 use fusegate::policy::breaker;
 use fusegate::shard::Shard;
-use fusegate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice, Ticket};
+use fusegate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice, Part, Ticket};
 use fusegate::shard::net::{Event, Subject};
 use fusegate::shared::access::Line;
 use fusegate::shared::metrics::Counter;
 use fusegate::shared::process::Process;
 use fusegate::shared::snapshot::{Snapshot, UpstreamIdentity};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
@@ -77,9 +78,18 @@ struct Run {
     clients: Vec<Client>,
     arrivals: usize,
     tickets: Vec<(u64, Ticket)>,
+    streams: Vec<Streamed>,
     events: Vec<Event>,
     serial: u64,
     is_draining: bool,
+}
+
+/// An answer that control gives part by part.
+struct Streamed {
+    at: u64,
+    shard: usize,
+    client: u64,
+    parts: VecDeque<(Part, Vec<u8>)>,
 }
 
 /// What a run came to.
@@ -179,6 +189,7 @@ impl Run {
             clients: Vec::new(),
             arrivals: 0,
             tickets: Vec::new(),
+            streams: Vec::new(),
             events: Vec::new(),
             serial: 1,
             is_draining: false,
@@ -223,9 +234,13 @@ impl Run {
         for at in (0..self.tickets.len()).rev() {
             if self.tickets[at].0 <= now {
                 let (_, ticket) = self.tickets.swap_remove(at);
-                self.answer_ticket(&ticket);
+                match rng.chance(500) {
+                    true => self.stream_ticket(&ticket, rng),
+                    false => self.answer_ticket(&ticket),
+                }
             }
         }
+        self.stream_on(rng);
         let mut ran = false;
         let first = rng.below(self.stations.len() as u64) as usize;
         for nth in 0..self.stations.len() {
@@ -252,7 +267,8 @@ impl Run {
         }
         let wakes = self.stations.iter().filter(|station| station.shard.is_some()).filter_map(|s| s.wake_at);
         let tickets = self.tickets.iter().map(|(at, _)| *at);
-        let next = wakes.chain(tickets).chain(world.next_due()).min();
+        let streams = self.streams.iter().map(|streamed| streamed.at);
+        let next = wakes.chain(tickets).chain(streams).chain(world.next_due()).min();
         let next = next.unwrap_or(now + 1_000_000).min(now + 5_000_000);
         world.now = next.max(now + 1);
         if rng.chance(self.plan.weather.late) {
@@ -475,17 +491,42 @@ impl Run {
         }
     }
 
+    /// Control has more and more to say, until it has said all.
+    fn stream_ticket(&mut self, ticket: &Ticket, rng: &mut Random) {
+        let bytes = rendered(ticket, Persistence::Close);
+        let parts = bytes.chunks(100).enumerate().map(|(at, part)| {
+            let kind = if at == 0 { Part::Head } else { Part::Event };
+            (kind, part.to_vec())
+        });
+        let mut parts: VecDeque<_> = parts.collect();
+        parts.push_back((Part::Sample, Vec::new()));
+        parts.push_back((Part::Last, Vec::new()));
+        let (shard, client, at) = (ticket.shard, ticket.client, self.world.borrow().now);
+        self.streams.push(Streamed { at, shard, client, parts });
+        self.stream_on(rng);
+    }
+
+    fn stream_on(&mut self, rng: &mut Random) {
+        let now = self.world.borrow().now;
+        for streamed in self.streams.iter_mut().filter(|streamed| streamed.at <= now) {
+            let Some((part, piece)) = streamed.parts.pop_front() else { continue };
+            let most = rng.pick(&[10, 100_000, 1_000_000]);
+            streamed.at = now + rng.below(most);
+            // Whoever is behind at the end is cut off: where nothing goes wrong, there is time to read.
+            if self.plan.is_calm && streamed.parts.len() == 1 {
+                streamed.at = now + 5_000_000;
+            }
+            let station = &mut self.stations[streamed.shard];
+            let command = Command::Stream { client: streamed.client, part, pieces: VecDeque::from([piece]) };
+            if station.shard.is_some() && station.commands.try_send(command).is_ok() {
+                station.has_mail = true;
+            }
+        }
+        self.streams.retain(|streamed| !streamed.parts.is_empty());
+    }
+
     fn answer_ticket(&mut self, ticket: &Ticket) {
-        let mut bytes = Vec::new();
-        let answer = Answer {
-            status: 200,
-            content_type: "application/json",
-            extra: b"",
-            date: b"Tue, 14 Nov 2023 22:13:20 GMT",
-            persistence: ticket.persistence,
-            to_head: ticket.to_head,
-        };
-        render::answer(&mut bytes, &answer, b"{}\n");
+        let bytes = rendered(ticket, ticket.persistence);
         let pieces = bytes.chunks(100).map(<[u8]>::to_vec).collect();
         let station = &mut self.stations[ticket.shard];
         if station.shard.is_some()
@@ -502,7 +543,9 @@ impl Run {
         while self.world.borrow().now < until {
             self.round(rng)?;
             rounds += 1;
-            let sleeps = self.stations.iter().all(|s| s.wake_at.is_none() && !s.has_mail) && self.tickets.is_empty();
+            let sleeps = self.stations.iter().all(|s| s.wake_at.is_none() && !s.has_mail)
+                && self.tickets.is_empty()
+                && self.streams.is_empty();
             if sleeps && self.world.borrow().next_due().is_none() && rounds > 5 {
                 break;
             }
@@ -588,4 +631,19 @@ fn build_snapshot(
     debug_assert_eq!(GATE.1, 8000);
     let snapshot = build::snapshot(&loaded.config, previous, &found, facts, serial, serial).0;
     Ok((snapshot, loaded.config))
+}
+
+/// What control answers.
+fn rendered(ticket: &Ticket, persistence: Persistence) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let answer = Answer {
+        status: 200,
+        content_type: "application/json",
+        extra: b"",
+        date: b"Tue, 14 Nov 2023 22:13:20 GMT",
+        persistence,
+        to_head: ticket.to_head,
+    };
+    render::answer(&mut bytes, &answer, b"{}\n");
+    bytes
 }

@@ -11,7 +11,7 @@ use crate::ground::table::{Id, Table};
 use crate::ground::tick::Tick;
 use crate::http::head::Limits;
 use crate::policy::breaker::{self, Mode, Settings, Transition};
-use crate::shard::mailbox::{Moved, Notice};
+use crate::shard::mailbox::{Checked, Moved, Notice};
 use crate::shared::failure::Failure;
 use crate::shared::snapshot::UpstreamIdentity;
 use log::Level;
@@ -251,6 +251,15 @@ impl Checker {
             let level = if (before, state) == (State::Unknown, State::Healthy) { Level::Debug } else { Level::Info };
             let checks = if in_row == 1 { "health check" } else { "health checks" };
             let word = state.word();
+            let checked = Checked {
+                upstream: Arc::clone(identity),
+                at_ms: now.ms(),
+                verdicts: (before.word(), word),
+                in_row,
+                cause: result.err(),
+            };
+            // Waiting for room is fine on this thread; without control the process is ending.
+            let _ = self.notices.send(Notice::Checked(checked));
             match result {
                 Ok(_) => log::log!(level, "{service} {url}: {word} after {in_row} good {checks}"),
                 Err(why) => log::log!(level, "{service} {url}: {word} after {in_row} failed {checks}, last: {why}"),
