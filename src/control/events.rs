@@ -9,7 +9,7 @@ use crate::control::status::rfc3339;
 use crate::control::{Control, Courier, live};
 use crate::ground::tick::Tick;
 use crate::http::request::Version;
-use crate::shard::mailbox::{Command, PIECE, Part, Ticket};
+use crate::shard::mailbox::{Command, PIECE, Part, Ticket, Told};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -224,7 +224,11 @@ impl<C: Courier> Control<C> {
         let chunked = ticket.version == Version::Http11;
         if ticket.to_head {
             let pieces = VecDeque::from([head(chunked)]);
-            self.shards[ticket.shard].send(Command::Answer { client: ticket.client, pieces });
+            self.shards[ticket.shard].send(Command::Answer {
+                client: ticket.client,
+                told: Told::of(ticket, "own"),
+                pieces,
+            });
             return;
         }
         if self.drain.is_some() {

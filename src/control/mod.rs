@@ -34,7 +34,7 @@ use crate::control::watch::{Known, Watcher};
 use crate::ground::tick::Tick;
 use crate::http::render::{self, Answer};
 use crate::http::target::Own;
-use crate::shard::mailbox::{Command, Notice, PIECE, Ticket};
+use crate::shard::mailbox::{Command, Notice, PIECE, Ticket, Told};
 use crate::shared::process::Process;
 use crate::shared::snapshot::Snapshot;
 use serde::Serialize;
@@ -521,15 +521,23 @@ impl<C: Courier> Control<C> {
         // Whoever meets a bound may come again soon (RFC 9110 section 15.6.4).
         let later = if status == 503 { "Retry-After: 1\r\n" } else { "" };
         let fields = format!("Cache-Control: no-store\r\n{later}");
-        self.answer_with(ticket, status, "application/problem+json", &fields, &reload::to_json(&problem));
+        self.answer_with(ticket, status, reason, "application/problem+json", &fields, &reload::to_json(&problem));
     }
 
     fn answer(&self, ticket: &Ticket, status: u16, content_type: &str, body: &[u8]) {
-        self.answer_with(ticket, status, content_type, "Cache-Control: no-store\r\n", body);
+        self.answer_with(ticket, status, "own", content_type, "Cache-Control: no-store\r\n", body);
     }
 
-    /// `fields` are whole lines.
-    fn answer_with(&self, ticket: &Ticket, status: u16, content_type: &str, fields: &str, body: &[u8]) {
+    /// `reason` is for the access log; `fields` are whole lines.
+    fn answer_with(
+        &self,
+        ticket: &Ticket,
+        status: u16,
+        reason: &'static str,
+        content_type: &str,
+        fields: &str,
+        body: &[u8],
+    ) {
         let mut bytes = Vec::with_capacity(256 + body.len());
         let date = httpdate::fmt_http_date(SystemTime::now());
         let answer = Answer {
@@ -543,7 +551,11 @@ impl<C: Courier> Control<C> {
         render::answer(&mut bytes, &answer, body);
         // A shard that takes nothing any more lets its ticket time out.
         let pieces = bytes.chunks(PIECE).map(<[u8]>::to_vec).collect();
-        self.shards[ticket.shard].send(Command::Answer { client: ticket.client, pieces });
+        self.shards[ticket.shard].send(Command::Answer {
+            client: ticket.client,
+            told: Told::of(ticket, reason),
+            pieces,
+        });
     }
 
     /// What changed, in one line.

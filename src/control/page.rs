@@ -28,7 +28,15 @@ impl<C: Courier> Control<C> {
             fields.push_str("WWW-Authenticate: Bearer realm=\"fusegate\"\r\n");
         }
         let status = if ticket.needs_token { 401 } else { 200 };
-        self.answer_with(ticket, status, "text/html; charset=utf-8", &fields, PAGE.replace(PLACE, &nonce).as_bytes());
+        let reason = if ticket.needs_token { "no_token" } else { "own" };
+        self.answer_with(
+            ticket,
+            status,
+            reason,
+            "text/html; charset=utf-8",
+            &fields,
+            PAGE.replace(PLACE, &nonce).as_bytes(),
+        );
     }
 }
 

@@ -376,7 +376,14 @@ impl<C: Courier> Control<C> {
             errors,
             generation: self.snapshot.generation,
         };
-        self.answer(ticket, status, "application/problem+json", &to_json(&body));
+        self.answer_with(
+            ticket,
+            status,
+            reason,
+            "application/problem+json",
+            "Cache-Control: no-store\r\n",
+            &to_json(&body),
+        );
     }
 }
 

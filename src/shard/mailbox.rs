@@ -35,6 +35,8 @@ pub enum Command {
     Answer {
         /// The ticket's client.
         client: u64,
+        /// What the access log says of it.
+        told: Told,
         /// Head and body, in pieces that are sent in one turn each.
         pieces: VecDeque<Vec<u8>>,
     },
@@ -49,6 +51,22 @@ pub enum Command {
     },
     /// Take no more connections, finish what runs; the thread then ends with [`Notice::Drained`].
     Drain,
+}
+
+/// What the access log says of an answer of control.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Its cause in a word.
+    pub outcome: &'static str,
+    /// The ticket's.
+    pub request_id: Vec<u8>,
+}
+
+impl Told {
+    /// Of an answer to `ticket`.
+    pub fn of(ticket: &Ticket, outcome: &'static str) -> Told {
+        Told { outcome, request_id: ticket.request_id.clone() }
+    }
 }
 
 /// What a part of a stream is to its client.

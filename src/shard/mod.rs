@@ -34,7 +34,7 @@ use crate::shard::conn::{Filled, Ready};
 use crate::shard::date::Date;
 use crate::shard::exchange::{Attempt, Awaited, Exchange, Pause, Receive, RequestId, RequestMeta, Send};
 use crate::shard::listener::Listening;
-use crate::shard::mailbox::{Command, Mailbox, Moved, Notice, Part};
+use crate::shard::mailbox::{Command, Mailbox, Moved, Notice, Part, Told};
 use crate::shard::net::{ClientId, ClientKind, Event, Net, Pipe, Subject, UpstreamId};
 use crate::shard::record::End;
 use crate::shard::tunnel::{Flow, Half, Tunnel};
@@ -506,7 +506,7 @@ impl<N: Net> Shard<N> {
         while let Ok(command) = self.ctx.mailbox.commands.try_recv() {
             match command {
                 Command::Switch { snapshot, left } => self.switch(snapshot, &left),
-                Command::Answer { client, pieces } => self.answer_ticket(Id::unpack(client), pieces),
+                Command::Answer { client, told, pieces } => self.answer_ticket(Id::unpack(client), &told, pieces),
                 Command::Stream { client, part, pieces } => self.stream(Id::unpack(client), part, pieces),
                 Command::Drain => self.begin_drain(),
             }
@@ -546,12 +546,12 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    fn answer_ticket(&mut self, id: ClientId, mut pieces: VecDeque<Vec<u8>>) {
+    fn answer_ticket(&mut self, id: ClientId, told: &Told, mut pieces: VecDeque<Vec<u8>>) {
         // The client may have left; its answer ends here.
         let Some(client) = self.clients.get_mut(id) else { return };
         let ClientState::Ticket { then, method } = client.state else { return };
         client.state = ClientState::Answering { then };
-        record::ticket(method, &pieces, client.kept.take(), client.peer, &mut self.ctx);
+        record::ticket(method, told, &pieces, client.kept.take(), client.peer, &mut self.ctx);
         let mut first = pieces.pop_front().unwrap_or_default();
         client.rest = (!pieces.is_empty()).then(|| Box::new(pieces));
         client.conn.deadline = self.ctx.now.after(self.snapshot.client.body_idle);
@@ -578,7 +578,8 @@ impl<N: Net> Shard<N> {
             }
             Some(client) if part == Part::Head && matches!(client.state, ClientState::Ticket { .. }) => {
                 if let ClientState::Ticket { method, .. } = client.state {
-                    record::ticket(method, &pieces, client.kept.take(), client.peer, &mut self.ctx);
+                    let told = Told { outcome: "own", request_id: Vec::new() };
+                    record::ticket(method, &told, &pieces, client.kept.take(), client.peer, &mut self.ctx);
                 }
                 client.state = ClientState::Stream;
                 client::take_part(client, part, pieces, self.ctx.now);

@@ -5,6 +5,7 @@
 use crate::http::request::{Method, Request, Version};
 use crate::http::target::Target;
 use crate::shard::exchange::Exchange;
+use crate::shard::mailbox::Told;
 use crate::shard::{Ctx, Reply};
 use crate::shared::access::{Kept, Line, Said};
 use crate::shared::failure::Failure;
@@ -150,7 +151,14 @@ pub fn own<N>(
 pub const UNKNOWN: &str = "unknown_service";
 
 /// Counts an answer of control, and writes its line.
-pub fn ticket<N>(method: Method, pieces: &VecDeque<Vec<u8>>, kept: Option<Box<Kept>>, peer: IpAddr, ctx: &mut Ctx<N>) {
+pub fn ticket<N>(
+    method: Method,
+    told: &Told,
+    pieces: &VecDeque<Vec<u8>>,
+    kept: Option<Box<Kept>>,
+    peer: IpAddr,
+    ctx: &mut Ctx<N>,
+) {
     let first = pieces.front().map_or(&[][..], |first| first);
     let digits = first.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
     let status = digits.and_then(|digits| digits.parse().ok()).unwrap_or(0);
@@ -159,7 +167,8 @@ pub fn ticket<N>(method: Method, pieces: &VecDeque<Vec<u8>>, kept: Option<Box<Ke
     note(own, Duration::ZERO, ctx);
     let head = memchr::memmem::find(first, b"\r\n\r\n").map_or(first.len(), |end| end + 4);
     let sent = pieces.iter().map(Vec::len).sum::<usize>() - head;
-    let facts = Facts { status, outcome: "own", version: Some(Version::Http11), request_id: b"", sent };
+    let (outcome, request_id) = (told.outcome, &told.request_id);
+    let facts = Facts { status, outcome, version: Some(Version::Http11), request_id, sent };
     own_line(&facts, "", kept, peer, ctx);
 }
 

@@ -1,9 +1,11 @@
-//! One cause, one word: whatever goes wrong is named alike by the answer, the access log, the log, the metrics and
-//! the status. Each row of the table is induced by real sockets, and all that tells of it is compared.
+//! One cause, one word: whatever goes wrong is named alike by the answer, the access log, the log, the metrics, the
+//! status, and the events that the page draws. Each row of the table is induced by real sockets, and all that tells of
+//! it is compared.
 //!
 //! Two rows of the contract cannot be induced here at will and are left to the simulator and to unit tests: `unsent`
 //! (a head fits into the kernel's buffer, so it is always sent) and `no_socket` (see `limits`).
 
+use crate::events::Subscription;
 use crate::support::origin::SilentPort;
 use crate::support::problem::assert_problem;
 use crate::support::{Gate, Gateway, Origin, RefusedPort, Response, ok, reply, service, wait_until};
@@ -254,16 +256,27 @@ fn each_cause_has_one_word_everywhere() {
             ("denied", 403, "http_request_denied"),
             "GET /v1/status HTTP/1.1\r\nHost: evil.example\r\n\r\n".into(),
         ),
+        sent(
+            By::Own,
+            "",
+            ("no_circuit", 404, ""),
+            "POST /v1/circuits/refused/9/trip HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".into(),
+        ),
+        row(By::Own, "", ("configuration", 422, ""), |gateway| {
+            gateway.rewrite_services("s: 5\n");
+            Some(gateway.reload())
+        }),
     ];
+    let mut events = Subscription::open(&gateway, "", "");
     println!("| cause | status | Proxy-Status | in metrics |\n|---|---|---|---|");
     for row in &table {
-        let metric = compare(&mut gateway, &access, row);
+        let metric = compare(&mut gateway, &access, &mut events, row);
         println!("| {} | {} | {} | `{metric}` |", row.cause, row.status, row.token.unwrap_or("–"));
     }
 }
 
 /// Induces a row, compares all that tells of it, and returns the metric.
-fn compare(gateway: &mut Gateway, access: &Path, row: &Row) -> String {
+fn compare(gateway: &mut Gateway, access: &Path, events: &mut Subscription, row: &Row) -> String {
     let Row { cause, by, status, token, service, .. } = *row;
     let got = (row.induce)(gateway);
     if let Some(response) = &got {
@@ -302,6 +315,11 @@ fn compare(gateway: &mut Gateway, access: &Path, row: &Row) -> String {
             assert_eq!(failure["class"], cause, "{failure}");
             // Why the circuit opened names that failure.
             let (why, last) = (upstream["reason"].as_str().unwrap(), failure["cause"].as_str().unwrap());
+            let told = events.of("circuit").data;
+            assert_eq!(
+                (&told["service"], &told["to"], &told["reason"]),
+                (&service.into(), &"open".into(), &why.into())
+            );
             assert!(upstream["state"] == "open" && why.contains(&format!("last: {last};")), "{upstream}");
         }
         (By::Service, Some(known)) => assert_eq!(known["unavailable"][cause], 1, "{known}"),
@@ -336,6 +354,7 @@ fn code(status: u16) -> &'static str {
         403 => "403",
         404 => "404",
         405 => "405",
+        422 => "422",
         499 => "499",
         other => panic!("no row has {other}"),
     }

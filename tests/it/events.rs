@@ -81,7 +81,7 @@ impl Subscription {
 
     /// The next event of a kind.
     #[track_caller]
-    fn of(&mut self, kind: &str) -> Event {
+    pub(crate) fn of(&mut self, kind: &str) -> Event {
         loop {
             let event = self.any();
             if event.kind == kind {

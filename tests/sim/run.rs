@@ -15,7 +15,7 @@ use fusegate::ground::tick::Tick;
 use fusegate::http::render::{self, Answer, Persistence};
 use fusegate::policy::breaker;
 use fusegate::shard::Shard;
-use fusegate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice, Part, Ticket};
+use fusegate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice, Part, Ticket, Told};
 use fusegate::shard::net::{Event, Subject};
 use fusegate::shared::access::Line;
 use fusegate::shared::metrics::Counter;
@@ -530,7 +530,10 @@ impl Run {
         let pieces = bytes.chunks(100).map(<[u8]>::to_vec).collect();
         let station = &mut self.stations[ticket.shard];
         if station.shard.is_some()
-            && station.commands.try_send(Command::Answer { client: ticket.client, pieces }).is_ok()
+            && station
+                .commands
+                .try_send(Command::Answer { client: ticket.client, told: Told::of(ticket, "own"), pieces })
+                .is_ok()
         {
             station.has_mail = true;
         }
