@@ -227,8 +227,6 @@ pub struct Reply<'s> {
     token: Option<&'static str>,
     /// The cause in a word.
     outcome: &'static str,
-    /// Its exchange was counted and written down already.
-    is_recorded: bool,
     service: Option<Cow<'s, str>>,
     retry_after_s: Option<u64>,
     allow: Option<&'static str>,
@@ -253,21 +251,8 @@ impl<'s> Reply<'s> {
             id: RequestId::kept(b""),
         };
         let (service, retry_after_s, allow, challenge, body) = (None, None, None, None, None);
-        let (then, outcome, is_recorded) = (Then::Linger, own_word(status), false);
-        Reply {
-            meta,
-            then,
-            status,
-            detail,
-            token,
-            outcome,
-            is_recorded,
-            service,
-            retry_after_s,
-            allow,
-            challenge,
-            body,
-        }
+        let (then, outcome) = (Then::Linger, own_word(status));
+        Reply { meta, then, status, detail, token, outcome, service, retry_after_s, allow, challenge, body }
     }
 
     /// The same, with an error of `Proxy-Status`.
@@ -942,7 +927,7 @@ impl<N: Net> Shard<N> {
         let service = &snapshot.services[exchange.service as usize];
         let (meta, complete) = (exchange.request, exchange.request_is_complete());
         let consumed = if exchange.attempt.send == Send::Waiting { meta.head_len } else { exchange.kept };
-        self.leave(id, End::Answered(failure.status(), failure.ending().word()));
+        let left = self.part(id, End::Answered(failure.status(), failure.ending().word()));
         let then = match (complete, meta.keeps_alive && !self.ctx.draining) {
             (false, _) => Then::Linger,
             (true, false) => Then::Close,
@@ -956,17 +941,17 @@ impl<N: Net> Shard<N> {
         }
         let retry_after_s = (failure.status() == 503).then_some(1);
         let problem = Reply::new(failure.status(), failure.detail(), Some(failure.token()));
-        self.reply(
+        self.answer(
             id,
             &Reply {
                 meta,
                 then,
                 outcome: failure.ending().word(),
-                is_recorded: true,
                 service: Some(Cow::Borrowed(&service.identity.name)),
                 retry_after_s,
                 ..problem
             },
+            left,
         )
     }
 
@@ -976,7 +961,7 @@ impl<N: Net> Shard<N> {
         let exchange = self
             .exchange_of(id)
             .map(|exchange| (exchange.request, exchange.snapshot.clone(), exchange.service as usize));
-        self.leave(id, End::Answered(refusal.status(), refusal.word()));
+        let left = self.part(id, End::Answered(refusal.status(), refusal.word()));
         let Some(client) = self.clients.get_mut(id) else { return Step::Wait };
         let reply = Reply::of_refusal(refusal, client.conn.inbound.bytes());
         if exchange.is_none() {
@@ -987,7 +972,7 @@ impl<N: Net> Shard<N> {
         client.conn.inbound.clear(&mut self.ctx.pool);
         if let Some((meta, snapshot, service)) = &exchange {
             let service = Some(Cow::Borrowed(&*snapshot.services[*service].identity.name));
-            return self.reply(id, &Reply { meta: *meta, service, is_recorded: true, ..reply });
+            return self.answer(id, &Reply { meta: *meta, service, ..reply }, left);
         }
         self.reply(id, &reply)
     }
@@ -1087,19 +1072,26 @@ impl<N: Net> Shard<N> {
     /// Takes the exchange from its client, whatever state it is in: an open permit ends neutral, the upstream
     /// connection closes.
     fn leave(&mut self, id: ClientId, end: End) {
+        let Some(exchange) = self.part(id, end) else { return };
         let Some(client) = self.clients.get_mut(id) else { return };
-        let ClientState::Exchange(exchange_id) = client.state else { return };
+        record::line(&exchange, end, client.kept.take(), client.peer, &mut self.ctx);
+    }
+
+    /// The same; the line for the access log is left to the caller.
+    fn part(&mut self, id: ClientId, end: End) -> Option<Exchange> {
+        let client = self.clients.get_mut(id)?;
+        let ClientState::Exchange(exchange_id) = client.state else { return None };
         client.state = ClientState::Answering { then: Then::Close };
-        let Some(mut exchange) = self.exchanges.remove(exchange_id) else { return };
+        let mut exchange = self.exchanges.remove(exchange_id)?;
         exchange.settle(Outcome::Neutral, None, &mut self.ctx);
         exchange.depart(&self.ctx);
         record::count(&exchange, end, &self.ctx);
-        record::line(&exchange, end, client.kept.take(), client.peer, &mut self.ctx);
         self.ctx.give_back(exchange.attempt.pipe_up.take());
         self.ctx.give_back(exchange.attempt.pipe_down.take());
         if let Some(upstream) = exchange.attempt.upstream {
             self.close_upstream(upstream);
         }
+        Some(exchange)
     }
 
     fn exchange_of(&mut self, id: ClientId) -> Option<&mut Exchange> {
@@ -1117,15 +1109,16 @@ impl<N: Net> Shard<N> {
 
     /// Renders an answer of the gateway's own and sends it.
     pub(crate) fn reply(&mut self, id: ClientId, reply: &Reply<'_>) -> Step {
+        self.answer(id, reply, None)
+    }
+
+    /// The same, in the place of what `left`, an exchange that has ended so, would have given.
+    fn answer(&mut self, id: ClientId, reply: &Reply<'_>, left: Option<Exchange>) -> Step {
         let Shard { clients, ctx, snapshot, .. } = self;
         let Some(client) = clients.get_mut(id) else { return Step::Wait };
         let made = RequestId::made(ctx.random.next_u64(), ctx.random.next_u64());
         let instance = if reply.meta.id.as_bytes().is_empty() { made } else { reply.meta.id };
         let persistence = exchange::persistence(reply.meta.version, reply.then);
-        if client.counted && !reply.is_recorded {
-            let sent = reply.body.as_ref().map_or(0, |(_, body)| body.len());
-            record::own(reply, instance.as_bytes(), sent, client.kept.take(), client.peer, snapshot, ctx);
-        }
         let date = ctx.date.at(ctx.now);
         ctx.output.clear();
         if reply.status < 300 {
@@ -1154,6 +1147,19 @@ impl<N: Net> Shard<N> {
                 challenge: reply.challenge,
             };
             problem::render(&mut ctx.output, &problem, persistence, reply.meta.is_head, date);
+        }
+        let head = memchr::memmem::find(&ctx.output, b"\r\n\r\n").map_or(ctx.output.len(), |end| end + 4);
+        let sent = ctx.output.len() - head;
+        match left {
+            Some(mut exchange) => {
+                exchange.sent = sent as u64;
+                let end = End::Answered(reply.status, reply.outcome);
+                record::line(&exchange, end, client.kept.take(), client.peer, ctx);
+            }
+            None if client.counted => {
+                record::own(reply, instance.as_bytes(), sent, client.kept.take(), client.peer, snapshot, ctx);
+            }
+            None => {}
         }
         client.state = ClientState::Answering { then: reply.then };
         client.conn.deadline = ctx.now.after(snapshot.client.body_idle);

@@ -146,7 +146,8 @@ fn every_request_is_a_line() {
     let failed = caller.get("/v1/proxy/bad/");
     assert_proxy_problem(&failed, 502, "connection_refused");
     assert_eq!(failed.json()["reason"], "connect");
-    assert_eq!(caller.get("/v1/proxy/nobody/").status, 404);
+    let unknown = caller.get("/v1/proxy/nobody/");
+    assert_eq!(unknown.status, 404);
     assert_eq!(gateway.fetch("/livez").status, 200);
     let mut malformed = gateway.connect();
     malformed.send("GET /x\x01y HTTP/1.1\r\n\r\n");
@@ -176,6 +177,9 @@ fn every_request_is_a_line() {
         [(200, "success"), (500, "5xx"), (502, "connect"), (404, "unknown_service"), (200, "own"), (400, "malformed")];
     assert_eq!(outcomes, expected.map(|(status, outcome)| (Some(status), Some(outcome))));
     assert_eq!(seen[2]["upstream_status"], Value::Null);
+    for (line, answer) in [(&seen[2], &failed), (&seen[3], &unknown)] {
+        assert_eq!(line["bytes_sent"], answer.body.len(), "{line}");
+    }
 }
 
 #[test]
