@@ -1,7 +1,7 @@
 //! Breakers by hand: what a trip and a reset do, how long it lasts, and who may.
 
 use crate::support::problem::{assert_problem, assert_proxy_problem};
-use crate::support::{Gateway, Origin, Response, service, wait_until};
+use crate::support::{Gate, Gateway, Origin, Response, ok, service, wait_until};
 
 fn setting(settings: &str) -> (Origin, Origin, Gateway) {
     let (a, b) = (Origin::hello("a"), Origin::hello("b"));
@@ -43,6 +43,34 @@ fn a_trip_takes_an_upstream_out_until_a_reset() {
     assert_eq!(ask(&gateway, "POST", "/v1/circuits/s/0/reset", "").status, 200);
     let answers: Vec<String> = (0..4).map(|_| gateway.fetch("/v1/proxy/s/").text()).collect();
     assert!(answers.contains(&"a".to_owned()), "{answers:?}");
+}
+
+#[test]
+fn a_trip_drains_an_upstream() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let old = Origin::answering(move |request| {
+        if request.target() == "/long" {
+            held.wait();
+        }
+        ok("old")
+    });
+    let new = Origin::hello("new");
+    let gateway = Gateway::start(&service("s", &[&old.url(), &new.url()], ""));
+    let in_flight = || gateway.status()["services"][0]["upstreams"][0]["in_flight"].as_u64();
+    let mut long = gateway.connect();
+    long.send("GET /v1/proxy/s/long HTTP/1.1\r\nHost: a\r\n\r\n");
+    old.wait_heads(1);
+    assert_eq!(ask(&gateway, "POST", "/v1/circuits/s/0/trip", r#"{"reason": "a new version"}"#).status, 200);
+    assert!((0..10).all(|_| gateway.fetch("/v1/proxy/s/").text() == "new"));
+    assert_eq!(in_flight(), Some(1), "what was under way goes on");
+    gate.open();
+    assert_eq!(long.answer().text(), "old");
+    wait_until("it is empty", || in_flight() == Some(0));
+    assert_eq!(old.heads(), 1);
+    assert_eq!(ask(&gateway, "POST", "/v1/circuits/s/0/reset", "").status, 200);
+    let answers: Vec<String> = (0..4).map(|_| gateway.fetch("/v1/proxy/s/").text()).collect();
+    assert!(answers.contains(&"old".to_owned()), "{answers:?}");
 }
 
 fn gateway_url(gateway: &Gateway, position: usize) -> String {
