@@ -277,7 +277,7 @@ pub fn stream<N: Net>(client: &mut Client<N::Stream>, patience: &model::Client, 
     }
     let was_behind = !client.conn.outbound.is_empty();
     let Ok(mut written) = client.conn.flush(&mut ctx.net, &mut ctx.pool) else { return Step::Close };
-    while client.conn.outbound.is_empty()
+    if client.conn.outbound.is_empty()
         && let Some(mut piece) = client.rest.as_mut().and_then(|rest| rest.pop_front())
     {
         match client.conn.send(&mut ctx.net, &mut ctx.pool, &mut piece, b"") {
@@ -290,7 +290,8 @@ pub fn stream<N: Net>(client: &mut Client<N::Stream>, patience: &model::Client, 
     if written > 0 || is_behind && !was_behind {
         client.conn.deadline = ctx.now.after(if is_behind { patience.body_idle } else { STREAM_SILENCE });
     }
-    Step::Wait
+    // One piece, then the others' turn.
+    if is_behind || client.rest.is_none() { Step::Wait } else { Step::Yield }
 }
 
 /// Shuts our side, so that the client sees the end of the answer, and begins to drop what still comes.
