@@ -109,8 +109,12 @@ def machine():
 def tables(results, programs, about):
     heads = [f"{name} {title}" for name, _, _ in SCENARIOS for _, title, _, _ in METRICS]
     rule = "|---|" + "---:|" * len(heads)
-    lines = [about, "", "fusegate ÷ peer; of requests/s more is better, of the rest less:", ""]
-    lines += ["| | " + " | ".join(heads) + " |", rule]
+    lines = [about]
+    if len(programs) > 1:
+        lines += ["", "fusegate ÷ peer; of requests/s more is better, of the rest less:", ""]
+        lines += ["| | " + " | ".join(heads) + " |", rule]
+    else:
+        lines += ["", "There is no peer to compare with."]
     for peer in programs[1:]:
         cells = [
             f"{ratio(results[name]['fusegate'], results[name][peer], key):.2f}"
@@ -167,7 +171,7 @@ def svg(results, programs, about):
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'role="img" aria-labelledby="t">',
-        '<title id="t">fusegate beside its peers: throughput, latency, processor time per request</title>',
+        '<title id="t">fusegate beside its peers: throughput, latency, processor time of a request</title>',
         f"<style>{STYLE}</style>",
         f'<text class="title" x="{left}" y="24">{escape(", ".join(programs))}: one worker each, side by side</text>',
         f'<text class="note" x="{left}" y="42">{escape(about)}</text>',

@@ -467,12 +467,36 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
+/// Whether a loop goes on polling although nothing is there (`gateway.busy_poll`): whoever sleeps has to be woken,
+/// which takes longer than many a request.
+struct Vigil {
+    last_event: Tick,
+    awake: bool,
+}
+
+impl Vigil {
+    /// What to do after a turn at `now` in which there were events or none.
+    fn turn(&mut self, now: Tick, events: bool, busy_poll: Duration) {
+        if events {
+            self.last_event = now;
+        }
+        // Alarms do not prolong it: a loop with nothing but timers falls asleep.
+        self.awake = now.since(self.last_event) < busy_poll;
+    }
+
+    /// How long the next poll waits. Turns go on meanwhile, so alarms ring in time either way.
+    fn patience(&self, shard: &Shard<MioNet>) -> Option<Duration> {
+        if self.awake { Some(Duration::ZERO) } else { shard.patience() }
+    }
+}
+
 /// Turns that take mail are timed: they are what control can hold traffic up by.
 fn run_shard(mut shard: Shard<MioNet>, mut poll: Poll, clock: Clock, longest_turn_us: &Counter) -> io::Result<()> {
     let mut events = mio::Events::with_capacity(EVENTS);
     let mut wall_at = clock.now().after(WALL_EVERY);
+    let mut vigil = Vigil { last_event: Tick::START, awake: false };
     while !shard.is_drained() {
-        match poll.poll(&mut events, shard.patience()) {
+        match poll.poll(&mut events, vigil.patience(&shard)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
         }
@@ -487,6 +511,29 @@ fn run_shard(mut shard: Shard<MioNet>, mut poll: Poll, clock: Clock, longest_tur
         if let Some(before) = before {
             longest_turn_us.raise(processor_time().saturating_sub(before).as_micros() as u64);
         }
+        vigil.turn(now, !events.is_empty(), shard.busy_poll());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vigil_lasts_as_long_as_it_is_told_and_no_longer() {
+        let at = Tick::from_us;
+        let mut vigil = Vigil { last_event: Tick::START, awake: false };
+        let mut turn = |us, events, busy_us| {
+            vigil.turn(at(us), events, Duration::from_micros(busy_us));
+            vigil.awake
+        };
+        assert!(!turn(1_000, true, 0), "it is off");
+        assert!(turn(2_000, true, 50));
+        assert!(turn(2_049, false, 50));
+        assert!(!turn(2_050, false, 50));
+        assert!(turn(2_060, false, 100), "a reload has made it longer");
+        assert!(turn(2_090, true, 50));
+        assert!(!turn(2_091, false, 0), "a reload has switched it off");
+    }
 }

@@ -317,6 +317,8 @@ pub struct Gateway {
     pub workers: Option<NonZeroUsize>,
     /// `affinity`: on which processors shards run.
     pub affinity: Affinity,
+    /// `busy_poll`: how long a shard goes on polling after its last event before it sleeps; zero is off.
+    pub busy_poll: Duration,
     /// `prefix`: of the paths that are proxied; without a `/` at its end.
     pub prefix: String,
     /// `admin`.
@@ -351,6 +353,7 @@ impl Default for Gateway {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8000))],
             workers: None,
             affinity: Affinity::default(),
+            busy_poll: Duration::ZERO,
             prefix: "/v1/proxy".to_owned(),
             admin: Admin::default(),
             reload_endpoint: ReloadEndpoint::default(),

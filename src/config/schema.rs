@@ -91,6 +91,8 @@ const fn elsewhere<T>(key: &'static str, place: &'static str) -> Field<T> {
     Field { key, doc: "", rule: Rule::Elsewhere(place) }
 }
 
+/// A clock of microseconds has nothing shorter.
+const TO_SECOND: RangeInclusive<Duration> = Duration::from_micros(1)..=Duration::from_secs(1);
 const TO_MINUTE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 const TO_DAY: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 const TO_MONTH: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(30 * 24 * 3600);
@@ -611,6 +613,11 @@ pub(super) const GATEWAY: Table<Process> = &[&[
                 Affinity::Processors(numbers) => numbers.iter().map(ToString::to_string).collect(),
             },
         ),
+    ),
+    field(
+        "busy_poll",
+        "How long an event loop goes on polling after the last event before it sleeps; 0 is off.",
+        Rule::DurationOrZero(TO_SECOND, at!(gateway.busy_poll)),
     ),
     field(
         "prefix",

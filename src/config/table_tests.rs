@@ -273,8 +273,9 @@ fn wrong_values(kind: &Kind) -> Vec<String> {
         all.extend(least.checked_sub(1).map(|below| below.to_string()));
         all
     };
-    let time = |most: Duration, zero: bool| {
-        let mut all = one(&["5", "1.5", "-1s", "+1s", "5d", "5 s", "5S", "s", "1s1s", "1s1m", "soon", "0.1ms", "true"]);
+    let time = |least: Duration, most: Duration, zero: bool| {
+        let mut all = one(&["5", "1.5", "-1s", "+1s", "5d", "5 s", "5S", "s", "1s1s", "1s1m", "soon", "true"]);
+        all.push(units::show_duration(least / 2));
         all.push(format!("{}ms", most.as_millis() + 1));
         all.push(format!("{}h", "9".repeat(30)));
         all.extend((!zero).then(|| "0".to_owned()));
@@ -293,12 +294,8 @@ fn wrong_values(kind: &Kind) -> Vec<String> {
             all.extend((*range.start() > 0).then(|| "0".to_owned()));
             all
         }
-        Kind::Duration(range) => {
-            let mut all = time(*range.end(), false);
-            all.push(units::show_duration(*range.start() / 2));
-            all
-        }
-        Kind::DurationOrZero(range) => time(*range.end(), true),
+        Kind::Duration(range) => time(*range.start(), *range.end(), false),
+        Kind::DurationOrZero(range) => time(*range.start(), *range.end(), true),
         Kind::Percent => {
             one(&["20", "1.5", "101%", "-1%", "-0.5", "20 %", "12.345%", "0.00001", "half", "'%'", "true"])
         }

@@ -321,6 +321,19 @@ fn gateway_workers_and_clients() {
 }
 
 #[test]
+fn gateway_busy_poll() {
+    assert_eq!(gateway("busy_poll: 0").busy_poll, Duration::ZERO);
+    assert_eq!(gateway("busy_poll: 0.05ms").busy_poll, Duration::from_micros(50));
+    assert_eq!(gateway("busy_poll: 1s").busy_poll, SECOND);
+    for (text, problem) in [
+        ("busy_poll: 50", "2:14 busy_poll needs a unit: write \"50ms\" or \"50s\""),
+        ("busy_poll: 2s", "2:14 busy_poll must be from 0 or from 0.001ms to 1s, not \"2s\""),
+    ] {
+        assert_eq!(bad(&format!("gateway:\n  {text}\n")), [problem]);
+    }
+}
+
+#[test]
 fn gateway_affinity() {
     assert_eq!(gateway("affinity: off").affinity, Affinity::Off);
     assert_eq!(gateway("affinity: auto").affinity, Affinity::Auto);

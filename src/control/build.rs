@@ -74,6 +74,7 @@ pub fn snapshot(
             headers: limits.headers,
         },
         buffer: limits.buffer,
+        busy_poll: config.gateway.busy_poll,
         metrics_path: config.gateway.metrics_path.as_bytes().into(),
         connections: limits.connections.map_or(auto, std::num::NonZeroUsize::get),
     };

@@ -396,6 +396,11 @@ impl<N: Net> Shard<N> {
         wake.map(|wake| wake.since(self.ctx.now))
     }
 
+    /// How long to go on polling after the last event before the loop sleeps; zero is not at all.
+    pub fn busy_poll(&self) -> Duration {
+        self.snapshot.busy_poll
+    }
+
     /// Whether draining is over.
     pub fn is_drained(&self) -> bool {
         self.drained

@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub client: model::Client,
     /// Bounds of heads.
     pub head: head::Limits,
+    /// `gateway.busy_poll`.
+    pub busy_poll: Duration,
     /// `limits.buffer`.
     pub buffer: usize,
     /// `limits.connections`, resolved.

@@ -191,6 +191,45 @@ fn each_shard_runs_on_a_processor_of_its_own() {
     }
 }
 
+/// How often the first shard's thread went to sleep, and its processor time in ticks of the system (proc(5)).
+fn sleeps_and_ticks(gateway: &Gateway) -> (u64, u64) {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
+    let mut tasks = tasks.map(|task| task.unwrap().path());
+    let name = |path: &std::path::Path| std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+    let shard = tasks.find(|path| name(path) == "shard-0\n").unwrap();
+    let status = std::fs::read_to_string(shard.join("status")).unwrap();
+    let sleeps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    let stat = std::fs::read_to_string(shard.join("stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+    (sleeps.trim().parse().unwrap(), ticks)
+}
+
+#[test]
+fn a_shard_that_polls_busily_falls_asleep_when_nothing_comes() {
+    let origin = Origin::hello("here");
+    let silent = Origin::start(|conn| {
+        let _ = conn.request();
+        conn.wait_gone();
+    });
+    let services =
+        service("s", &[&origin.url()], "") + &service("silent", &[&silent.url()], "timeouts: {response: 50ms}");
+    let gateway = Gateway::with("", &services);
+    assert_eq!(gateway.fetch("/v1/proxy/s/").text(), "here");
+    let section = gateway.section().to_owned();
+    gateway.rewrite_config(&format!("{section}  busy_poll: 1s\n{services}"));
+    let reloaded = gateway.reload();
+    assert_eq!(reloaded.status, 200, "{}", reloaded.text());
+
+    assert_eq!(gateway.fetch("/v1/proxy/s/").text(), "here");
+    let (sleeps, ticks) = sleeps_and_ticks(&gateway);
+    wait_until("the shard sleeps", || sleeps_and_ticks(&gateway).0 > sleeps);
+    let spent = sleeps_and_ticks(&gateway).1 - ticks;
+    assert!(spent >= 3, "it has spent {spent} ticks until it slept");
+    // Timers ring while it polls.
+    assert_eq!(gateway.fetch("/v1/proxy/silent/").status, 504);
+}
+
 #[test]
 fn shards_run_anywhere_unless_told() {
     let gateway = Gateway::with("workers: 2", "");
