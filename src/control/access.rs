@@ -321,7 +321,7 @@ struct JsonLine<'l> {
     time: String,
     client: String,
     method: Option<String>,
-    target: Option<String>,
+    path: Option<String>,
     protocol: Option<&'static str>,
     host: Option<String>,
     status: u16,
@@ -333,7 +333,7 @@ struct JsonLine<'l> {
     duration: f64,
     upstream_duration: Option<f64>,
     bytes_received: u64,
-    bytes_sent: u64,
+    bytes: u64,
     request_id: Option<&'l str>,
     trace_id: Option<String>,
     referer: Option<String>,
@@ -350,7 +350,7 @@ fn json(text: &mut Vec<u8>, line: &Line<'_>) {
         time: rfc3339(SystemTime::UNIX_EPOCH + Duration::from_micros(line.time_us)),
         client: line.peer.to_canonical().to_string(),
         method: lossy(said.method),
-        target: lossy(said.target),
+        path: lossy(said.target),
         protocol: line.version.map(|version| match version {
             Version::Http10 => "HTTP/1.0",
             Version::Http11 => "HTTP/1.1",
@@ -365,7 +365,7 @@ fn json(text: &mut Vec<u8>, line: &Line<'_>) {
         duration: seconds(line.duration_us),
         upstream_duration: line.upstream_us.map(seconds),
         bytes_received: line.received,
-        bytes_sent: line.sent,
+        bytes: line.sent,
         request_id: plain(line.request_id),
         trace_id: trace_id(said.trace),
         referer: lossy(said.referer),
@@ -439,7 +439,7 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["time"], "1994-11-06T08:49:37.250Z");
         assert_eq!(value["client"], "10.0.0.1");
-        assert_eq!(value["target"], "/a\"b");
+        assert_eq!(value["path"], "/a\"b");
         assert_eq!(value["duration"], 0.0015);
         assert_eq!(value["trace_id"], "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(value["referer"], serde_json::Value::Null);

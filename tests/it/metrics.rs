@@ -157,7 +157,7 @@ fn every_request_is_a_line() {
     for (key, value) in [
         ("client", "127.0.0.1"),
         ("method", "POST"),
-        ("target", "/v1/proxy/good/a?b=c"),
+        ("path", "/v1/proxy/good/a?b=c"),
         ("protocol", "HTTP/1.1"),
         ("host", "h.test"),
         ("outcome", "success"),
@@ -171,14 +171,14 @@ fn every_request_is_a_line() {
         assert_eq!(first[key], value, "{key} in {first}");
     }
     assert_eq!((&first["status"], &first["upstream_status"]), (&200.into(), &200.into()));
-    assert_eq!((&first["bytes_received"], &first["bytes_sent"], &first["attempts"]), (&3.into(), &5.into(), &1.into()));
+    assert_eq!((&first["bytes_received"], &first["bytes"], &first["attempts"]), (&3.into(), &5.into(), &1.into()));
     let outcomes: Vec<_> = seen.iter().map(|line| (line["status"].as_u64(), line["outcome"].as_str())).collect();
     let expected =
         [(200, "success"), (500, "5xx"), (502, "connect"), (404, "unknown_service"), (200, "own"), (400, "malformed")];
     assert_eq!(outcomes, expected.map(|(status, outcome)| (Some(status), Some(outcome))));
     assert_eq!(seen[2]["upstream_status"], Value::Null);
     for (line, answer) in [(&seen[2], &failed), (&seen[3], &unknown)] {
-        assert_eq!(line["bytes_sent"], answer.body.len(), "{line}");
+        assert_eq!(line["bytes"], answer.body.len(), "{line}");
     }
 }
 
