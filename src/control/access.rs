@@ -5,9 +5,9 @@
 
 use crate::config::model::{Access as Settings, AccessFormat, AccessTo};
 use crate::control::status::rfc3339;
+use crate::http::render;
 use crate::http::request::Version;
 use crate::shared::access::{Access, Line};
-use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -176,6 +176,7 @@ impl Writer {
                     // Whoever was told of the change finds every later line at the new place.
                     Order::Set(format, output) => {
                         (self.format, self.output, self.is_failing) = (format, output, false);
+                        self.date = Date::default();
                     }
                     Order::Flush(done) => flushed.push(done),
                 }
@@ -229,7 +230,7 @@ impl Writer {
                 }
                 self.text.push(b'\n');
             }
-            AccessFormat::Json => json(&mut self.text, line),
+            AccessFormat::Json => json(&mut self.text, line, &mut self.date),
         }
     }
 
@@ -261,7 +262,7 @@ impl Writer {
     }
 }
 
-/// The time of the Common Log Format, in UTC, made once a second.
+/// The time of a line, in UTC, made once a second. A writer has one format at a time.
 #[derive(Default)]
 struct Date {
     second: u64,
@@ -277,6 +278,17 @@ impl Date {
             let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
             let part = |range: std::ops::Range<usize>| date.get(range).unwrap_or_default();
             self.text = format!("{}/{}/{}:{} +0000", part(5..7), part(8..11), part(12..16), part(17..25));
+        }
+        &self.text
+    }
+
+    /// RFC 3339 up to the seconds.
+    fn json(&mut self, time_us: u64) -> &str {
+        let second = time_us / 1_000_000;
+        if second != self.second || self.text.is_empty() {
+            self.second = second;
+            self.text = rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+            self.text.truncate("2026-01-01T00:00:00".len());
         }
         &self.text
     }
@@ -316,70 +328,91 @@ fn escaped(text: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-#[derive(Serialize)]
-struct JsonLine<'l> {
-    time: String,
-    client: String,
-    method: Option<String>,
-    path: Option<String>,
-    protocol: Option<&'static str>,
-    host: Option<String>,
-    status: u16,
-    outcome: &'l str,
-    service: Option<&'l str>,
-    upstream: Option<&'l str>,
-    upstream_status: Option<u16>,
-    attempts: u8,
-    duration: f64,
-    upstream_duration: Option<f64>,
-    bytes_received: u64,
-    bytes: u64,
-    request_id: Option<&'l str>,
-    trace_id: Option<String>,
-    referer: Option<String>,
-    user_agent: Option<String>,
+/// A line of JSON, written field by field: a serializer with an owned copy of every text cost as much as the request.
+fn json(text: &mut Vec<u8>, line: &Line<'_>, date: &mut Date) {
+    let said = &line.said;
+    text.extend_from_slice(b"{\"time\":\"");
+    text.extend_from_slice(date.json(line.time_us).as_bytes());
+    let ms = (line.time_us / 1000 % 1000) as u16;
+    text.extend_from_slice(&[b'.', digit(ms / 100), digit(ms / 10), digit(ms), b'Z']);
+    text.extend_from_slice(b"\",\"client\":\"");
+    render::push_ip(text, line.peer);
+    text.push(b'"');
+    quoted(text, b"method", said.method);
+    quoted(text, b"path", said.target);
+    let protocol: &[u8] = match line.version {
+        Some(Version::Http10) => b"HTTP/1.0",
+        Some(Version::Http11) => b"HTTP/1.1",
+        None => b"",
+    };
+    quoted(text, b"protocol", protocol);
+    quoted(text, b"host", said.host);
+    number(text, b"status", Some(line.status.into()));
+    quoted(text, b"outcome", line.outcome);
+    quoted(text, b"service", line.service);
+    quoted(text, b"upstream", line.upstream);
+    number(text, b"upstream_status", line.upstream_status.map(u64::from));
+    number(text, b"attempts", Some(line.attempts.into()));
+    seconds(text, b"duration", Some(line.duration_us));
+    seconds(text, b"upstream_duration", line.upstream_us);
+    number(text, b"bytes_received", Some(line.received));
+    number(text, b"bytes", Some(line.sent));
+    quoted(text, b"request_id", line.request_id);
+    quoted(text, b"trace_id", trace_id(said.trace).unwrap_or(b""));
+    quoted(text, b"referer", said.referer);
+    quoted(text, b"user_agent", said.user_agent);
+    text.extend_from_slice(b"}\n");
 }
 
-fn json(text: &mut Vec<u8>, line: &Line<'_>) {
-    let lossy = |bytes: &[u8]| (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned());
-    // Our own words, or checked when they came in.
-    let plain = |bytes| std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty());
-    let seconds = |us: u64| us as f64 / 1e6;
-    let said = &line.said;
-    let whole = JsonLine {
-        time: rfc3339(SystemTime::UNIX_EPOCH + Duration::from_micros(line.time_us)),
-        client: line.peer.to_canonical().to_string(),
-        method: lossy(said.method),
-        path: lossy(said.target),
-        protocol: line.version.map(|version| match version {
-            Version::Http10 => "HTTP/1.0",
-            Version::Http11 => "HTTP/1.1",
-        }),
-        host: lossy(said.host),
-        status: line.status,
-        outcome: plain(line.outcome).unwrap_or_default(),
-        service: plain(line.service),
-        upstream: plain(line.upstream),
-        upstream_status: line.upstream_status,
-        attempts: line.attempts,
-        duration: seconds(line.duration_us),
-        upstream_duration: line.upstream_us.map(seconds),
-        bytes_received: line.received,
-        bytes: line.sent,
-        request_id: plain(line.request_id),
-        trace_id: trace_id(said.trace),
-        referer: lossy(said.referer),
-        user_agent: lossy(said.user_agent),
-    };
-    if serde_json::to_writer(&mut *text, &whole).is_ok() {
-        text.push(b'\n');
+fn digit(number: u16) -> u8 {
+    b'0' + (number % 10) as u8
+}
+
+fn key(text: &mut Vec<u8>, key: &[u8]) {
+    text.extend_from_slice(b",\"");
+    text.extend_from_slice(key);
+    text.extend_from_slice(b"\":");
+}
+
+/// A text, or null when it is empty. What is no UTF-8 is shown by its replacement character.
+fn quoted(text: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    key(text, name);
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if value.is_empty() {
+        text.extend_from_slice(b"null");
+    } else if value.iter().fold(true, |plain, byte| plain & is_plain(byte)) {
+        text.push(b'"');
+        text.extend_from_slice(value);
+        text.push(b'"');
+    } else {
+        // A vector takes everything, and a text can always be written.
+        let _ = serde_json::to_writer(&mut *text, &String::from_utf8_lossy(value));
+    }
+}
+
+fn number(text: &mut Vec<u8>, name: &[u8], value: Option<u64>) {
+    key(text, name);
+    match value {
+        Some(value) => text.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
+        None => text.extend_from_slice(b"null"),
+    }
+}
+
+/// Microseconds as seconds.
+fn seconds(text: &mut Vec<u8>, name: &[u8], us: Option<u64>) {
+    number(text, name, us.map(|us| us / 1_000_000));
+    if let Some(us) = us {
+        // Six digits behind a one.
+        let mut digits = itoa::Buffer::new();
+        text.push(b'.');
+        text.extend_from_slice(&digits.format(1_000_000 + us % 1_000_000).as_bytes()[1..]);
     }
 }
 
 /// The trace id of a `traceparent` (W3C Trace Context section 3.2.2).
-fn trace_id(traceparent: &[u8]) -> Option<String> {
+fn trace_id(traceparent: &[u8]) -> Option<&[u8]> {
     let id = traceparent.get(3..35).filter(|id| id.iter().all(u8::is_ascii_hexdigit))?;
-    (traceparent.get(2) == Some(&b'-')).then(|| String::from_utf8_lossy(id).into_owned())
+    (traceparent.get(2) == Some(&b'-')).then_some(id)
 }
 
 #[cfg(test)]
@@ -442,6 +475,16 @@ mod tests {
         assert_eq!(value["path"], "/a\"b");
         assert_eq!(value["duration"], 0.0015);
         assert_eq!(value["trace_id"], "0af7651916cd43dd8448eb211c80319c");
-        assert_eq!(value["referer"], serde_json::Value::Null);
+        assert_eq!(value["user_agent"], "x\n\u{fffd}");
+        for null in ["referer", "protocol", "upstream_status", "upstream_duration", "method"] {
+            let said = Said { method: b"", ..line().said };
+            let bare = Line { version: None, upstream_status: None, upstream_us: None, said, ..line() };
+            let value: serde_json::Value = serde_json::from_str(&written(AccessFormat::Json, &bare)).unwrap();
+            assert_eq!(value.get(null), Some(&serde_json::Value::Null), "{null}");
+        }
+        for (us, shown) in [(0, "0.000000"), (1, "0.000001"), (999_999, "0.999999"), (61_000_001, "61.000001")] {
+            let text = written(AccessFormat::Json, &Line { duration_us: us, ..line() });
+            assert!(text.contains(&format!(",\"duration\":{shown},")), "{text}");
+        }
     }
 }
