@@ -234,6 +234,8 @@ fn a_shard_that_polls_busily_falls_asleep_when_nothing_comes() {
 fn shards_run_anywhere_unless_told() {
     let gateway = Gateway::with("workers: 2", "");
     for thread in ["shard-0", "shard-1"] {
+        // A thread has its name a moment after it has begun.
+        wait_until("the shard runs", || allowed(&gateway, thread).is_some());
         assert_eq!(allowed(&gateway, thread), allowed(&gateway, "fusegate"));
     }
     let section = gateway.section().to_owned();
