@@ -380,7 +380,7 @@ class Chaos:
 
 def rows(title, counter):
     print(f"{title}:")
-    for key, count in sorted(counter.items()):
+    for key, count in sorted(counter.items(), key=lambda item: str(item[0])):
         print(f"{count:9}  {' '.join(key) if isinstance(key, tuple) else key}")
 
 
