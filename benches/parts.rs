@@ -9,7 +9,7 @@ use fusegate::http::head::Limits;
 use fusegate::http::render::{self, Id, Onward, Persistence};
 use fusegate::http::request::{Method, Request, Storage, Version};
 use fusegate::http::response::Response;
-use fusegate::shared::access::{Access, Line, Said, Scribe};
+use fusegate::shared::access::{Access, Encoded, Line, Said, Scribe};
 use fusegate::shared::metrics::{Ending, Latency, ServiceCounters, UpstreamCounters};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -119,9 +119,9 @@ fn access(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     group.bench_function("keep, write and hand over", |bencher| {
         bencher.iter(|| {
-            scribe.keep(black_box(&said));
+            scribe.keep(black_box(&said), b"");
             let Some(kept) = scribe.take() else { panic!("it was kept") };
-            scribe.write(&Line {
+            let line = Line {
                 time_us: 784_111_777_000_000,
                 duration_us: 1_250,
                 upstream_us: Some(1_100),
@@ -136,9 +136,8 @@ fn access(criterion: &mut Criterion) {
                 request_id: ID,
                 service: b"user-service",
                 upstream: b"http://10.0.0.1:8080",
-                said: kept.said(),
-            });
-            scribe.give_back(kept);
+            };
+            scribe.write(&line, kept);
             scribe.hand_over(&access, 0);
             // As the writer does, or the queue would be full soon.
             access.take(0, &mut taken);
@@ -147,7 +146,9 @@ fn access(criterion: &mut Criterion) {
     });
     let line = taken.clone();
     group.bench_function("decode", |bencher| {
-        bencher.iter(|| Line::decode(&mut black_box(&line[..])).map(|line| line.status));
+        bencher.iter(|| {
+            Encoded::first(&mut black_box(&line[..])).and_then(|line| line.decode()).map(|(line, _)| line.status)
+        });
     });
     assert_eq!(access.dropped(), 0);
     group.finish();

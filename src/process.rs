@@ -207,7 +207,7 @@ fn first_snapshot(
     resolver.ask(&mut names);
     while !names.is_done() {
         match inbox.recv_timeout(names.deadline.since(clock.now())) {
-            Ok(Notice::Resolved { round: 1, name, result }) => names.take(name, result),
+            Ok(Notice::Resolved(resolved)) if resolved.round == 1 => names.take(resolved.name, resolved.result),
             Ok(Notice::Signal(SIGHUP)) => hung_up = true,
             Ok(Notice::Signal(SIGUSR1)) => {}
             Ok(Notice::Signal(_)) => return None,

@@ -235,6 +235,9 @@ class Judge:
                     found |= dict.fromkeys(("connect", "unsent", "closed"), "killed")
                 elif not answered:
                     found["closed"] = "killed with the request"
+                    # The log of an upstream that is killed has no word of the answer that it still owed.
+                    if fault.begun - got[0] > 0.8 * policy.timeout:
+                        found["timeout"] = "slow until it was killed"
                 elif answered[-1] < fault.begun + 1.0:
                     found |= dict.fromkeys(("closed", "invalid", "cut"), "killed while it answered")
             if fault.kind in ("stop", "queue"):

@@ -7,9 +7,10 @@ use crate::config::model::{Access as Settings, AccessFormat, AccessTo};
 use crate::control::status::rfc3339;
 use crate::http::render;
 use crate::http::request::Version;
-use crate::shared::access::{Access, Line};
+use crate::shared::access::{Access, Encoded, Line, Said};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -150,7 +151,7 @@ struct Writer {
     text: Vec<u8>,
     lines: u64,
     is_failing: bool,
-    date: Date,
+    memo: Memo,
 }
 
 impl Writer {
@@ -164,7 +165,7 @@ impl Writer {
             text: Vec::new(),
             lines: 0,
             is_failing: false,
-            date: Date::default(),
+            memo: Memo::default(),
         }
     }
 
@@ -176,7 +177,7 @@ impl Writer {
                     // Whoever was told of the change finds every later line at the new place.
                     Order::Set(format, output) => {
                         (self.format, self.output, self.is_failing) = (format, output, false);
-                        self.date = Date::default();
+                        self.memo = Memo::default();
                     }
                     Order::Flush(done) => flushed.push(done),
                 }
@@ -201,9 +202,11 @@ impl Writer {
             let mut taken = std::mem::take(&mut self.taken);
             self.access.take(shard, &mut taken);
             let mut left = &taken[..];
-            while let Some(line) = Line::decode(&mut left) {
+            while let Some(encoded) = Encoded::first(&mut left) {
                 any = true;
-                self.put(&line);
+                if let Some((line, said)) = encoded.decode() {
+                    self.put(&line, &said, is_plain(encoded.texts));
+                }
                 if self.text.len() >= BATCH {
                     self.write();
                 }
@@ -214,23 +217,25 @@ impl Writer {
         any
     }
 
-    fn put(&mut self, line: &Line<'_>) {
+    /// Formats a line. Plain texts are quoted as they are.
+    fn put(&mut self, line: &Line<'_>, said: &Said<'_>, is_plain: bool) {
+        let Writer { text, memo, .. } = self;
         self.lines += 1;
         match self.format {
             AccessFormat::Off => self.lines -= 1,
-            AccessFormat::Common => common(&mut self.text, line, &mut self.date),
+            AccessFormat::Common => common(text, line, said, is_plain, memo),
             AccessFormat::Combined => {
-                common(&mut self.text, line, &mut self.date);
+                common(text, line, said, is_plain, memo);
                 // In place of the end of the line.
-                self.text.pop();
-                for value in [line.said.referer, line.said.user_agent] {
-                    self.text.extend_from_slice(b" \"");
-                    escaped(&mut self.text, if value.is_empty() { b"-" } else { value });
-                    self.text.push(b'"');
+                text.pop();
+                for value in [said.referer, said.user_agent] {
+                    text.extend_from_slice(b" \"");
+                    escaped(text, if value.is_empty() { b"-" } else { value }, is_plain);
+                    text.push(b'"');
                 }
-                self.text.push(b'\n');
+                text.push(b'\n');
             }
-            AccessFormat::Json => json(&mut self.text, line, &mut self.date),
+            AccessFormat::Json => json(text, line, said, is_plain, memo),
         }
     }
 
@@ -262,65 +267,90 @@ impl Writer {
     }
 }
 
-/// The time of a line, in UTC, made once a second. A writer has one format at a time.
+/// What many lines in a row have in common, as text. A writer has one format at a time.
 #[derive(Default)]
-struct Date {
+struct Memo {
     second: u64,
-    text: String,
+    date: String,
+    peer: Option<IpAddr>,
+    client: Vec<u8>,
 }
 
-impl Date {
-    fn of(&mut self, time_us: u64) -> &str {
+impl Memo {
+    /// The time of a line, in UTC, made once a second.
+    fn date(&mut self, time_us: u64, format: impl FnOnce(SystemTime) -> String) -> &[u8] {
         let second = time_us / 1_000_000;
-        if second != self.second || self.text.is_empty() {
+        if second != self.second || self.date.is_empty() {
             self.second = second;
-            // "Sun, 06 Nov 1994 08:49:37 GMT"
-            let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
-            let part = |range: std::ops::Range<usize>| date.get(range).unwrap_or_default();
-            self.text = format!("{}/{}/{}:{} +0000", part(5..7), part(8..11), part(12..16), part(17..25));
+            self.date = format(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
         }
-        &self.text
+        self.date.as_bytes()
     }
 
-    /// RFC 3339 up to the seconds.
-    fn json(&mut self, time_us: u64) -> &str {
-        let second = time_us / 1_000_000;
-        if second != self.second || self.text.is_empty() {
-            self.second = second;
-            self.text = rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
-            self.text.truncate("2026-01-01T00:00:00".len());
+    fn client(&mut self, peer: IpAddr) -> &[u8] {
+        if self.peer != Some(peer) {
+            self.peer = Some(peer);
+            self.client.clear();
+            render::push_ip(&mut self.client, peer);
         }
-        &self.text
+        &self.client
     }
+}
+
+/// A time as the Common format has it.
+fn clf(time: SystemTime) -> String {
+    // "Sun, 06 Nov 1994 08:49:37 GMT"
+    let date = httpdate::fmt_http_date(time);
+    let part = |range: std::ops::Range<usize>| date.get(range).unwrap_or_default();
+    format!("{}/{}/{}:{} +0000", part(5..7), part(8..11), part(12..16), part(17..25))
+}
+
+/// RFC 3339 up to the seconds.
+fn date_and_time(time: SystemTime) -> String {
+    let mut text = rfc3339(time);
+    text.truncate("2026-01-01T00:00:00".len());
+    text
 }
 
 /// `host - - [time] "request" status bytes`
-fn common(text: &mut Vec<u8>, line: &Line<'_>, date: &mut Date) {
-    let version = match line.version {
-        Some(Version::Http10) => " HTTP/1.0",
-        Some(Version::Http11) => " HTTP/1.1",
-        None => "",
+fn common(text: &mut Vec<u8>, line: &Line<'_>, said: &Said<'_>, is_plain: bool, memo: &mut Memo) {
+    let version: &[u8] = match line.version {
+        Some(Version::Http10) => b" HTTP/1.0",
+        Some(Version::Http11) => b" HTTP/1.1",
+        None => b"",
     };
-    // A vector takes everything.
-    let _ = write!(text, "{} - - [{}] \"", line.peer.to_canonical(), date.of(line.time_us));
-    if line.said.method.is_empty() {
+    text.extend_from_slice(memo.client(line.peer));
+    text.extend_from_slice(b" - - [");
+    text.extend_from_slice(memo.date(line.time_us, clf));
+    text.extend_from_slice(b"] \"");
+    if said.method.is_empty() {
         text.push(b'-');
     } else {
-        escaped(text, line.said.method);
+        escaped(text, said.method, is_plain);
         text.push(b' ');
-        escaped(text, line.said.target);
-        text.extend_from_slice(version.as_bytes());
+        escaped(text, said.target, is_plain);
+        text.extend_from_slice(version);
     }
-    let _ = write!(text, "\" {} ", line.status);
-    let _ = if line.sent == 0 { write!(text, "-") } else { write!(text, "{}", line.sent) };
+    text.extend_from_slice(b"\" ");
+    integer(text, line.status.into());
+    text.push(b' ');
+    if line.sent == 0 {
+        text.push(b'-')
+    } else {
+        integer(text, line.sent)
+    }
     text.push(b'\n');
 }
 
 /// What could end a quoted text, or a line, or be taken for something else by a terminal, as `\xHH`.
-fn escaped(text: &mut Vec<u8>, value: &[u8]) {
+fn escaped(text: &mut Vec<u8>, value: &[u8], is_plain: bool) {
+    if is_plain {
+        return text.extend_from_slice(value);
+    }
     for byte in value {
         match byte {
             b'"' | b'\\' | 0..=0x1f | 0x7f.. => {
+                // A vector takes everything.
                 let _ = write!(text, "\\x{byte:02X}");
             }
             byte => text.push(*byte),
@@ -328,39 +358,60 @@ fn escaped(text: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
+/// Whether quotes may stand around this as it is: no control character, no quote, no backslash, and ASCII.
+fn is_plain(texts: &[u8]) -> bool {
+    // Without a branch, so that it is done for many bytes at once.
+    let odd = |byte: u8| u8::from(byte.wrapping_sub(b' ') > b'~' - b' ') | u8::from(matches!(byte, b'"' | b'\\'));
+    texts.iter().fold(0, |any, byte| any | odd(*byte)) == 0
+}
+
 /// A line of JSON, written field by field: a serializer with an owned copy of every text cost as much as the request.
-fn json(text: &mut Vec<u8>, line: &Line<'_>, date: &mut Date) {
-    let said = &line.said;
+fn json(text: &mut Vec<u8>, line: &Line<'_>, said: &Said<'_>, is_plain: bool, memo: &mut Memo) {
     text.extend_from_slice(b"{\"time\":\"");
-    text.extend_from_slice(date.json(line.time_us).as_bytes());
+    text.extend_from_slice(memo.date(line.time_us, date_and_time));
     let ms = (line.time_us / 1000 % 1000) as u16;
     text.extend_from_slice(&[b'.', digit(ms / 100), digit(ms / 10), digit(ms), b'Z']);
     text.extend_from_slice(b"\",\"client\":\"");
-    render::push_ip(text, line.peer);
-    text.push(b'"');
-    quoted(text, b"method", said.method);
-    quoted(text, b"path", said.target);
-    let protocol: &[u8] = match line.version {
-        Some(Version::Http10) => b"HTTP/1.0",
-        Some(Version::Http11) => b"HTTP/1.1",
-        None => b"",
-    };
-    quoted(text, b"protocol", protocol);
-    quoted(text, b"host", said.host);
-    number(text, b"status", Some(line.status.into()));
-    quoted(text, b"outcome", line.outcome);
-    quoted(text, b"service", line.service);
-    quoted(text, b"upstream", line.upstream);
-    number(text, b"upstream_status", line.upstream_status.map(u64::from));
-    number(text, b"attempts", Some(line.attempts.into()));
-    seconds(text, b"duration", Some(line.duration_us));
-    seconds(text, b"upstream_duration", line.upstream_us);
-    number(text, b"bytes_received", Some(line.received));
-    number(text, b"bytes", Some(line.sent));
-    quoted(text, b"request_id", line.request_id);
-    quoted(text, b"trace_id", trace_id(said.trace).unwrap_or(b""));
-    quoted(text, b"referer", said.referer);
-    quoted(text, b"user_agent", said.user_agent);
+    text.extend_from_slice(memo.client(line.peer));
+    text.extend_from_slice(b"\",\"method\":");
+    quoted(text, said.method, is_plain);
+    text.extend_from_slice(b",\"path\":");
+    quoted(text, said.target, is_plain);
+    text.extend_from_slice(match line.version {
+        Some(Version::Http10) => b",\"protocol\":\"HTTP/1.0\"",
+        Some(Version::Http11) => b",\"protocol\":\"HTTP/1.1\"",
+        None => b",\"protocol\":null",
+    });
+    text.extend_from_slice(b",\"host\":");
+    quoted(text, said.host, is_plain);
+    text.extend_from_slice(b",\"status\":");
+    integer(text, line.status.into());
+    text.extend_from_slice(b",\"outcome\":");
+    quoted(text, line.outcome, is_plain);
+    text.extend_from_slice(b",\"service\":");
+    quoted(text, line.service, is_plain);
+    text.extend_from_slice(b",\"upstream\":");
+    quoted(text, line.upstream, is_plain);
+    text.extend_from_slice(b",\"upstream_status\":");
+    or_null(text, line.upstream_status.map(u64::from), integer);
+    text.extend_from_slice(b",\"attempts\":");
+    integer(text, line.attempts.into());
+    text.extend_from_slice(b",\"duration\":");
+    seconds(text, line.duration_us);
+    text.extend_from_slice(b",\"upstream_duration\":");
+    or_null(text, line.upstream_us, seconds);
+    text.extend_from_slice(b",\"bytes_received\":");
+    integer(text, line.received);
+    text.extend_from_slice(b",\"bytes\":");
+    integer(text, line.sent);
+    text.extend_from_slice(b",\"request_id\":");
+    quoted(text, line.request_id, is_plain);
+    text.extend_from_slice(b",\"trace_id\":");
+    quoted(text, trace_id(said.trace).unwrap_or(b""), is_plain);
+    text.extend_from_slice(b",\"referer\":");
+    quoted(text, said.referer, is_plain);
+    text.extend_from_slice(b",\"user_agent\":");
+    quoted(text, said.user_agent, is_plain);
     text.extend_from_slice(b"}\n");
 }
 
@@ -368,45 +419,37 @@ fn digit(number: u16) -> u8 {
     b'0' + (number % 10) as u8
 }
 
-fn key(text: &mut Vec<u8>, key: &[u8]) {
-    text.extend_from_slice(b",\"");
-    text.extend_from_slice(key);
-    text.extend_from_slice(b"\":");
-}
-
 /// A text, or null when it is empty. What is no UTF-8 is shown by its replacement character.
-fn quoted(text: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    key(text, name);
-    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+fn quoted(text: &mut Vec<u8>, value: &[u8], is_plain: bool) {
     if value.is_empty() {
         text.extend_from_slice(b"null");
-    } else if value.iter().fold(true, |plain, byte| plain & is_plain(byte)) {
+    } else if is_plain {
         text.push(b'"');
         text.extend_from_slice(value);
         text.push(b'"');
     } else {
         // A vector takes everything, and a text can always be written.
-        let _ = serde_json::to_writer(&mut *text, &String::from_utf8_lossy(value));
+        let _ = serde_json::to_writer(text, &String::from_utf8_lossy(value));
     }
 }
 
-fn number(text: &mut Vec<u8>, name: &[u8], value: Option<u64>) {
-    key(text, name);
+fn or_null(text: &mut Vec<u8>, value: Option<u64>, put: impl FnOnce(&mut Vec<u8>, u64)) {
     match value {
-        Some(value) => text.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
+        Some(value) => put(text, value),
         None => text.extend_from_slice(b"null"),
     }
 }
 
+fn integer(text: &mut Vec<u8>, value: u64) {
+    text.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
 /// Microseconds as seconds.
-fn seconds(text: &mut Vec<u8>, name: &[u8], us: Option<u64>) {
-    number(text, name, us.map(|us| us / 1_000_000));
-    if let Some(us) = us {
-        // Six digits behind a one.
-        let mut digits = itoa::Buffer::new();
-        text.push(b'.');
-        text.extend_from_slice(&digits.format(1_000_000 + us % 1_000_000).as_bytes()[1..]);
-    }
+fn seconds(text: &mut Vec<u8>, us: u64) {
+    integer(text, us / 1_000_000);
+    text.push(b'.');
+    // Six digits behind a one.
+    text.extend_from_slice(&itoa::Buffer::new().format(1_000_000 + us % 1_000_000).as_bytes()[1..]);
 }
 
 /// The trace id of a `traceparent` (W3C Trace Context section 3.2.2).
@@ -418,7 +461,7 @@ fn trace_id(traceparent: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::access::Said;
+    use crate::shared::access::Scribe;
 
     fn line() -> Line<'static> {
         Line {
@@ -436,38 +479,63 @@ mod tests {
             request_id: b"id",
             service: b"s",
             upstream: b"http://u",
-            said: Said {
-                method: b"GET",
-                target: b"/a\"b",
-                host: b"h",
-                referer: b"",
-                user_agent: b"x\n\xff",
-                trace: b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            },
         }
     }
 
-    fn written(format: AccessFormat, line: &Line<'_>) -> String {
-        let mut writer = Writer::new(Arc::new(Access::new(0)), Arc::default());
+    const SAID: Said<'_> = Said {
+        method: b"GET",
+        target: b"/a\"b",
+        host: b"h",
+        referer: b"",
+        user_agent: b"x\n\xff",
+        trace: b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    };
+
+    /// What a writer makes of lines that a shard hands over.
+    fn written(format: AccessFormat, line: &Line<'_>, said: &Said<'_>) -> String {
+        let access = Arc::new(Access::new(1));
+        let mut scribe = Scribe::default();
+        scribe.keep(said, b"");
+        let kept = scribe.take().unwrap();
+        scribe.write(line, kept);
+        scribe.hand_over(&access, 0);
+        let mut bytes = Vec::new();
+        access.take(0, &mut bytes);
+        let encoded = Encoded::first(&mut &bytes[..]).unwrap();
+        let (line, said) = encoded.decode().unwrap();
+        let mut writer = Writer::new(access, Arc::default());
         writer.format = format;
-        writer.put(line);
+        writer.put(&line, &said, is_plain(encoded.texts));
         String::from_utf8(writer.text).unwrap()
+    }
+
+    #[test]
+    fn every_odd_byte_is_seen() {
+        for at in [0, 1, 7, 15, 16, 30, 31, 32, 63] {
+            for byte in 0..=255 {
+                let mut text = [b'x'; 64];
+                text[at] = byte;
+                let expected = (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+                assert_eq!(is_plain(&text), expected, "{byte} at {at}");
+            }
+        }
+        assert!(is_plain(b""));
     }
 
     #[test]
     fn common_and_combined_lines() {
         let common = "10.0.0.1 - - [06/Nov/1994:08:49:37 +0000] \"GET /a\\x22b HTTP/1.1\" 200 5\n";
-        assert_eq!(written(AccessFormat::Common, &line()), common);
+        assert_eq!(written(AccessFormat::Common, &line(), &SAID), common);
         let combined = common.replace('\n', " \"-\" \"x\\x0A\\xFF\"\n");
-        assert_eq!(written(AccessFormat::Combined, &line()), combined);
-        let unread = Line { version: None, sent: 0, said: Said::default(), status: 400, ..line() };
-        assert!(written(AccessFormat::Common, &unread).ends_with("] \"-\" 400 -\n"));
-        assert_eq!(written(AccessFormat::Off, &line()), "");
+        assert_eq!(written(AccessFormat::Combined, &line(), &SAID), combined);
+        let unread = Line { version: None, sent: 0, status: 400, ..line() };
+        assert!(written(AccessFormat::Common, &unread, &Said::default()).ends_with("] \"-\" 400 -\n"));
+        assert_eq!(written(AccessFormat::Off, &line(), &SAID), "");
     }
 
     #[test]
     fn json_lines() {
-        let text = written(AccessFormat::Json, &line());
+        let text = written(AccessFormat::Json, &line(), &SAID);
         assert!(text.ends_with("}\n"));
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["time"], "1994-11-06T08:49:37.250Z");
@@ -477,13 +545,13 @@ mod tests {
         assert_eq!(value["trace_id"], "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(value["user_agent"], "x\n\u{fffd}");
         for null in ["referer", "protocol", "upstream_status", "upstream_duration", "method"] {
-            let said = Said { method: b"", ..line().said };
-            let bare = Line { version: None, upstream_status: None, upstream_us: None, said, ..line() };
-            let value: serde_json::Value = serde_json::from_str(&written(AccessFormat::Json, &bare)).unwrap();
+            let said = Said { method: b"", ..SAID };
+            let bare = Line { version: None, upstream_status: None, upstream_us: None, ..line() };
+            let value: serde_json::Value = serde_json::from_str(&written(AccessFormat::Json, &bare, &said)).unwrap();
             assert_eq!(value.get(null), Some(&serde_json::Value::Null), "{null}");
         }
         for (us, shown) in [(0, "0.000000"), (1, "0.000001"), (999_999, "0.999999"), (61_000_001, "61.000001")] {
-            let text = written(AccessFormat::Json, &Line { duration_us: us, ..line() });
+            let text = written(AccessFormat::Json, &Line { duration_us: us, ..line() }, &SAID);
             assert!(text.contains(&format!(",\"duration\":{shown},")), "{text}");
         }
     }

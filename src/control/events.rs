@@ -250,7 +250,7 @@ impl<C: Courier> Control<C> {
         let (shard, client, has) = (ticket.shard, ticket.client, self.events.last);
         let pieces = pieces(&head(chunked), &body, chunked);
         // A shard that takes nothing any more lets its ticket time out.
-        if self.shards[shard].send(Command::Stream { client, part: Part::Head, pieces }) {
+        if self.shards[shard].send(Command::Begin { client, told: Told::of(ticket, "own"), pieces }) {
             self.events.subscribers.push(Subscriber { shard, client, chunked, has, has_missed: false });
         }
     }

@@ -34,7 +34,7 @@ use crate::control::watch::{Known, Watcher};
 use crate::ground::tick::Tick;
 use crate::http::render::{self, Answer};
 use crate::http::target::Own;
-use crate::shard::mailbox::{Command, Notice, PIECE, Ticket, Told};
+use crate::shard::mailbox::{Command, Notice, PIECE, Resolved, Ticket, Told};
 use crate::shared::process::Process;
 use crate::shared::snapshot::Snapshot;
 use serde::Serialize;
@@ -246,12 +246,12 @@ impl<C: Courier> Control<C> {
     pub fn step(&mut self, notice: Option<Notice>, now: Tick) -> Next {
         match notice {
             None => {}
-            Some(Notice::Ticket(ticket)) => self.take_ticket(ticket, now),
+            Some(Notice::Ticket(ticket)) => self.take_ticket(*ticket, now),
             Some(Notice::Switched { shard, serial }) => self.shard_switched(shard, serial, now),
             Some(Notice::Left { shard, client, lagged }) => self.subscriber_left(shard, client, lagged),
             Some(Notice::Moved(moved)) => self.moved(&moved, wall(moved.at_ms, now)),
             Some(Notice::Checked(checked)) => self.checked(&checked, wall(checked.at_ms, now)),
-            Some(Notice::Resolved { round, name, result }) => self.resolved(round, name, result, now),
+            Some(Notice::Resolved(resolved)) => self.resolved(*resolved, now),
             Some(Notice::Trouble { shard, what }) => log::warn!("shard {shard}: {what}"),
             Some(Notice::Drained { shard }) => {
                 if let Some(drain) = &mut self.drain {
@@ -396,13 +396,8 @@ impl<C: Courier> Control<C> {
         self.switch(Arc::new(snapshot), now);
     }
 
-    fn resolved(
-        &mut self,
-        round: u64,
-        name: resolve::Name,
-        result: Result<Vec<std::net::SocketAddr>, String>,
-        now: Tick,
-    ) {
+    fn resolved(&mut self, resolved: Resolved, now: Tick) {
+        let Resolved { round, name, result } = resolved;
         if let Some(Reload { phase: Phase::Resolving { names, .. }, .. }) = &mut self.reload
             && names.round == round
         {

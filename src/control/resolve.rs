@@ -2,7 +2,7 @@
 //!
 //! Must not know: what an address is for.
 
-use crate::shard::mailbox::Notice;
+use crate::shard::mailbox::{Notice, Resolved};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -126,7 +126,7 @@ impl Resolver {
                 let result = (name.0.as_str(), name.1).to_socket_addrs();
                 let result = result.map(Iterator::collect).map_err(|error| error.to_string());
                 // Waiting for room is fine on this thread.
-                if notices.send(Notice::Resolved { round, name, result }).is_err() {
+                if notices.send(Notice::Resolved(Box::new(Resolved { round, name, result }))).is_err() {
                     return;
                 }
             }
@@ -151,7 +151,7 @@ mod tests {
         resolver.ask(&mut names);
         while !names.is_done() {
             match inbox.recv_timeout(Duration::from_secs(30)).expect("an answer") {
-                Notice::Resolved { round: 7, name, result } => names.take(name, result),
+                Notice::Resolved(resolved) if resolved.round == 7 => names.take(resolved.name, resolved.result),
                 other => panic!("{other:?}"),
             }
         }

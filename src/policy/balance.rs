@@ -311,7 +311,7 @@ fn by_key<P>(
         let (seat, weight) = seat(position);
         // Uniform in (0, 1]; its logarithm divided by the weight makes shares follow weights.
         let chance = ((Random::new(key ^ seat).next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
-        f64::from(weight) / -chance.ln()
+        f64::from(weight) / -libm::log(chance)
     };
     let mut ceiling = f64::INFINITY;
     for _ in 0..once.len() {

@@ -115,7 +115,7 @@ pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
                 accept,
                 body,
             };
-            match shard.ctx.mailbox.tell(Notice::Ticket(ticket)) {
+            match shard.ctx.mailbox.tell(Notice::Ticket(Box::new(ticket))) {
                 Ok(()) => Step::Wait,
                 Err(_) => {
                     shard.ctx.counters().notices_lost.bump();

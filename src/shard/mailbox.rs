@@ -14,12 +14,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-/// Notices that may wait for control.
+/// Notices that may wait for control. The queue has its memory from the start, so large ones are boxed.
 pub const NOTICES: usize = 4096;
 /// Bytes of a piece of an answer.
 pub const PIECE: usize = 128 << 10;
-/// Commands that may wait for a shard.
-pub const COMMANDS: usize = 4096;
+/// Commands that may wait for a shard. The queue has its memory from the start.
+pub const COMMANDS: usize = 1024;
 
 /// What control tells a shard.
 #[derive(Debug)]
@@ -40,7 +40,16 @@ pub enum Command {
         /// Head and body, in pieces that are sent in one turn each.
         pieces: VecDeque<Vec<u8>>,
     },
-    /// A part of an answer that goes on: to a ticket its beginning, later what follows.
+    /// The beginning of an answer that goes on: the head, and what there is to say at once.
+    Begin {
+        /// The ticket's client.
+        client: u64,
+        /// What the access log says of it.
+        told: Told,
+        /// In pieces that are sent in one turn each.
+        pieces: VecDeque<Vec<u8>>,
+    },
+    /// What follows in an answer that goes on.
     Stream {
         /// The ticket's client.
         client: u64,
@@ -72,8 +81,6 @@ impl Told {
 /// What a part of a stream is to its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The head, and what there is to say at once.
-    Head,
     /// It must not be missed: a client that has too much of it to take is dropped.
     Event,
     /// A later one says it anew: a client that has something to take does not get it.
@@ -86,7 +93,7 @@ pub enum Part {
 #[derive(Debug)]
 pub enum Notice {
     /// A request for control to answer.
-    Ticket(Ticket),
+    Ticket(Box<Ticket>),
     /// The shard runs on the snapshot of this generation.
     Switched {
         /// Which shard.
@@ -104,9 +111,9 @@ pub enum Notice {
         lagged: bool,
     },
     /// A breaker changed its state.
-    Moved(Moved),
+    Moved(Box<Moved>),
     /// Health checks changed their verdict.
-    Checked(Checked),
+    Checked(Box<Checked>),
     /// The shard has no client left.
     Drained {
         /// Which shard.
@@ -127,14 +134,7 @@ pub enum Notice {
         fingerprint: u64,
     },
     /// A name was resolved, or was not.
-    Resolved {
-        /// Of the request to the resolver.
-        round: u64,
-        /// Host and port that were asked for.
-        name: (String, u16),
-        /// What the system said.
-        result: Result<Vec<SocketAddr>, String>,
-    },
+    Resolved(Box<Resolved>),
     /// Accepting stopped for want of descriptors, or a panic was caught: a line for the log.
     Trouble {
         /// Which shard.
@@ -190,6 +190,17 @@ pub struct Moved {
     pub observed: bool,
     /// What an operator said about it.
     pub note: Option<String>,
+}
+
+/// What became of a name.
+#[derive(Debug)]
+pub struct Resolved {
+    /// Of the request to the resolver.
+    pub round: u64,
+    /// Host and port that were asked for.
+    pub name: (String, u16),
+    /// What the system said.
+    pub result: Result<Vec<SocketAddr>, String>,
 }
 
 /// A new verdict of health checks.

@@ -161,14 +161,14 @@ impl<N> Ctx<N> {
 
     /// Tells control that a breaker changed its state.
     pub fn tell_moved(&self, upstream: &snapshot::Upstream, transition: Transition, cause: Option<Failure>) {
-        self.tell(Notice::Moved(Moved {
+        self.tell(Notice::Moved(Box::new(Moved {
             upstream: Arc::clone(&upstream.identity),
             at_ms: self.now.ms(),
             transition,
             cause,
             observed: upstream.breaker.mode == Mode::Observe,
             note: None,
-        }));
+        })));
     }
 
     /// Tells control of something for the log.
@@ -497,6 +497,7 @@ impl<N: Net> Shard<N> {
             match command {
                 Command::Switch { snapshot, left } => self.switch(snapshot, &left),
                 Command::Answer { client, told, pieces } => self.answer_ticket(Id::unpack(client), &told, pieces),
+                Command::Begin { client, told, pieces } => self.begin_stream(Id::unpack(client), &told, pieces),
                 Command::Stream { client, part, pieces } => self.stream(Id::unpack(client), part, pieces),
                 Command::Drain => self.begin_drain(),
             }
@@ -551,6 +552,15 @@ impl<N: Net> Shard<N> {
         }
     }
 
+    fn begin_stream(&mut self, id: ClientId, told: &Told, pieces: VecDeque<Vec<u8>>) {
+        let Some(client) = self.clients.get_mut(id) else { return self.tell_left(id) };
+        let ClientState::Ticket { method, .. } = client.state else { return self.tell_left(id) };
+        record::ticket(method, told, &pieces, client.kept.take(), client.peer, &mut self.ctx);
+        client.state = ClientState::Stream;
+        client::take_part(client, Part::Event, pieces, self.ctx.now);
+        self.queue(id);
+    }
+
     fn stream(&mut self, id: ClientId, part: Part, pieces: VecDeque<Vec<u8>>) {
         match self.clients.get_mut(id) {
             Some(client) if client.state == ClientState::Stream => {
@@ -566,21 +576,14 @@ impl<N: Net> Shard<N> {
                     Taken::TooMuch => self.drop_lagging(id),
                 }
             }
-            Some(client) if part == Part::Head && matches!(client.state, ClientState::Ticket { .. }) => {
-                if let ClientState::Ticket { method, .. } = client.state {
-                    let told = Told { outcome: "own", request_id: Vec::new() };
-                    record::ticket(method, &told, &pieces, client.kept.take(), client.peer, &mut self.ctx);
-                }
-                client.state = ClientState::Stream;
-                client::take_part(client, part, pieces, self.ctx.now);
-                self.queue(id);
-            }
-            // It has left. That may have been told when control's queue was full, so it is told again.
-            _ if part != Part::Last => {
-                self.ctx.tell(Notice::Left { shard: self.ctx.shard(), client: id.pack(), lagged: false })
-            }
+            _ if part != Part::Last => self.tell_left(id),
             _ => {}
         }
+    }
+
+    /// A stream's client has left. That may have been told when control's queue was full, so it is told again.
+    fn tell_left(&mut self, id: ClientId) {
+        self.ctx.tell(Notice::Left { shard: self.ctx.shard(), client: id.pack(), lagged: false });
     }
 
     /// A client that does not take what is streamed to it is cut off: what it misses, it can ask for again.

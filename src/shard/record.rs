@@ -36,28 +36,21 @@ pub fn keep<N>(request: &Request<'_, '_>, ctx: &mut Ctx<N>) {
     if !ctx.process.access.is_on() {
         return;
     }
-    let mut target = [0; 2048];
     let field = |name| request.field(name).unwrap_or_default();
+    let (target, query): (&[u8], &[u8]) = match request.target {
+        Target::Resource { path, query, .. } => (path, query),
+        Target::Asterisk => (b"*", b""),
+        Target::Authority => (b"-", b""),
+    };
     let said = Said {
         method: request.method.as_bytes(),
-        target: match request.target {
-            Target::Resource { path, query: b"", .. } => path,
-            Target::Resource { path, query, .. } => {
-                let path = &path[..path.len().min(target.len())];
-                let query = &query[..query.len().min(target.len() - path.len())];
-                target[..path.len()].copy_from_slice(path);
-                target[path.len()..path.len() + query.len()].copy_from_slice(query);
-                &target[..path.len() + query.len()]
-            }
-            Target::Asterisk => b"*",
-            Target::Authority => b"-",
-        },
+        target,
         host: request.host.unwrap_or_default(),
         referer: field("referer"),
         user_agent: field("user-agent"),
         trace: field("traceparent"),
     };
-    ctx.scribe.keep(&said);
+    ctx.scribe.keep(&said, query);
 }
 
 /// The same of a head that could not be read: its first line is what there is.
@@ -68,7 +61,7 @@ pub fn keep_raw<N>(input: &[u8], ctx: &mut Ctx<N>) {
     let line = input.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
     let mut parts = line.splitn(3, |byte| *byte == b' ');
     let (method, target) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    ctx.scribe.keep(&Said { method, target, ..Said::default() });
+    ctx.scribe.keep(&Said { method, target, ..Said::default() }, b"");
 }
 
 /// Counts an exchange that has ended, or whose tunnel begins.
@@ -115,10 +108,8 @@ pub fn line<N>(exchange: &Exchange, end: End, kept: Option<Box<Kept>>, peer: IpA
         request_id: exchange.request.id.as_bytes(),
         service: exchange.service().identity.name.as_bytes(),
         upstream: upstream.identity.url.as_bytes(),
-        said: kept.said(),
     };
-    ctx.scribe.write(&line);
-    ctx.scribe.give_back(kept);
+    ctx.scribe.write(&line, kept);
 }
 
 /// Counts an answer of the gateway's own that no exchange has led to, and writes its line.
@@ -205,8 +196,6 @@ fn own_line<N>(facts: &Facts<'_>, service: &str, kept: Option<Box<Kept>>, peer: 
         request_id: facts.request_id,
         service: service.as_bytes(),
         upstream: b"",
-        said: kept.said(),
     };
-    ctx.scribe.write(&line);
-    ctx.scribe.give_back(kept);
+    ctx.scribe.write(&line, kept);
 }

@@ -6,7 +6,7 @@
 
 use crate::http::request::Version;
 use crate::shared::metrics::Counter;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
@@ -39,7 +39,10 @@ impl<'t> Said<'t> {
     }
 }
 
-/// One line of the access log.
+/// The target's place among the texts of `Said`.
+const TARGET: usize = 1;
+
+/// One line of the access log, but for what the client said.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line<'t> {
     /// When the response ended, in microseconds since 1970.
@@ -70,131 +73,176 @@ pub struct Line<'t> {
     pub service: &'t [u8],
     /// The configured URL of the last one tried; empty without one.
     pub upstream: &'t [u8],
-    /// What the client said.
-    pub said: Said<'t>,
 }
 
-fn put_text(into: &mut Vec<u8>, text: &[u8]) {
-    let text = &text[..text.len().min(LONGEST)];
-    into.extend_from_slice(&(text.len() as u16).to_le_bytes());
-    into.extend_from_slice(text);
+/// Numbers and lengths of an encoded line, which stand before its texts.
+const HEAD: usize = 5 * 8 + 2 * 2 + 2 + 16 + 2 * TEXTS;
+/// Texts of a line.
+const TEXTS: usize = 10;
+
+/// As much of a text as is kept.
+fn cut(text: &[u8]) -> &[u8] {
+    &text[..text.len().min(LONGEST)]
 }
 
-/// Reads what `Line::encode` wrote; `None` at the end.
-struct Decoder<'t>(&'t [u8]);
+/// Fills an array from its front.
+struct Filler<const N: usize> {
+    bytes: [u8; N],
+    at: usize,
+}
 
-impl<'t> Decoder<'t> {
-    fn take(&mut self, n: usize) -> Option<&'t [u8]> {
-        let (taken, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        Some(taken)
+impl<const N: usize> Filler<N> {
+    fn put<const M: usize>(&mut self, bytes: [u8; M]) {
+        self.bytes[self.at..self.at + M].copy_from_slice(&bytes);
+        self.at += M;
     }
+}
 
-    fn number<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
+/// Takes what a `Filler` put.
+struct Reader<'t>(&'t [u8]);
+
+impl<'t> Reader<'t> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
     }
 
     fn long(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.number()?))
+        self.take().map(u64::from_le_bytes)
     }
 
     fn short(&mut self) -> Option<u16> {
-        Some(u16::from_le_bytes(self.number()?))
-    }
-
-    fn text(&mut self) -> Option<&'t [u8]> {
-        let n = self.short()?;
-        self.take(usize::from(n))
+        self.take().map(u16::from_le_bytes)
     }
 }
 
-impl<'t> Line<'t> {
-    /// Appends the line.
-    pub fn encode(&self, into: &mut Vec<u8>) {
-        for number in [self.time_us, self.duration_us, self.upstream_us.unwrap_or(u64::MAX), self.received, self.sent] {
-            into.extend_from_slice(&number.to_le_bytes());
-        }
-        for number in [self.status, self.upstream_status.unwrap_or(0)] {
-            into.extend_from_slice(&number.to_le_bytes());
-        }
+/// An encoded line, its texts not yet told apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoded<'t> {
+    head: &'t [u8; HEAD],
+    /// All texts, one right behind the other: what holds for every byte of these holds for every text of the line.
+    pub texts: &'t [u8],
+}
+
+impl<'t> Encoded<'t> {
+    /// Takes the first one off; `None` when there is none.
+    pub fn first(from: &mut &'t [u8]) -> Option<Encoded<'t>> {
+        let (head, rest) = from.split_first_chunk::<HEAD>()?;
+        let lengths = head[HEAD - 2 * TEXTS..].chunks_exact(2);
+        let length = lengths.map(|two| usize::from(u16::from_le_bytes([two[0], two[1]]))).sum();
+        let (texts, rest) = rest.split_at_checked(length)?;
+        *from = rest;
+        Some(Encoded { head, texts })
+    }
+
+    /// The line, and what the client said; `None` when it was not encoded by `Line::encode`.
+    pub fn decode(&self) -> Option<(Line<'t>, Said<'t>)> {
+        let mut head = Reader(self.head);
+        let time_us = head.long()?;
+        let duration_us = head.long()?;
+        let upstream_us = Some(head.long()?).filter(|us| *us != u64::MAX);
+        let received = head.long()?;
+        let sent = head.long()?;
+        let status = head.short()?;
+        let upstream_status = Some(head.short()?).filter(|status| *status != 0);
+        let [attempts, version] = head.take()?;
+        let peer = IpAddr::V6(Ipv6Addr::from(head.take::<16>()?)).to_canonical();
+        let mut left = self.texts;
+        let mut text = || {
+            let (text, rest) = left.split_at_checked(head.short()?.into())?;
+            left = rest;
+            Some(text)
+        };
+        let line = Line {
+            time_us,
+            duration_us,
+            upstream_us,
+            received,
+            sent,
+            status,
+            upstream_status,
+            attempts,
+            version: match version {
+                1 => Some(Version::Http10),
+                2 => Some(Version::Http11),
+                _ => None,
+            },
+            peer,
+            outcome: text()?,
+            request_id: text()?,
+            service: text()?,
+            upstream: text()?,
+        };
+        let said = Said {
+            method: text()?,
+            target: text()?,
+            host: text()?,
+            referer: text()?,
+            user_agent: text()?,
+            trace: text()?,
+        };
+        Some((line, said))
+    }
+}
+
+impl Line<'_> {
+    /// Appends the line with what the client said.
+    fn encode(&self, kept: &Kept, into: &mut Vec<u8>) {
+        let mut head = Filler { bytes: [0; HEAD], at: 0 };
+        head.put(self.time_us.to_le_bytes());
+        head.put(self.duration_us.to_le_bytes());
+        head.put(self.upstream_us.unwrap_or(u64::MAX).to_le_bytes());
+        head.put(self.received.to_le_bytes());
+        head.put(self.sent.to_le_bytes());
+        head.put(self.status.to_le_bytes());
+        head.put(self.upstream_status.unwrap_or(0).to_le_bytes());
         let version = match self.version {
             None => 0,
             Some(Version::Http10) => 1,
             Some(Version::Http11) => 2,
         };
-        into.extend_from_slice(&[self.attempts, version]);
-        match self.peer {
-            IpAddr::V4(v4) => put_text(into, &v4.octets()),
-            IpAddr::V6(v6) => put_text(into, &v6.octets()),
+        head.put([self.attempts, version]);
+        head.put(match self.peer {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        });
+        let texts = [self.outcome, self.request_id, self.service, self.upstream].map(cut);
+        for text in texts {
+            head.put((text.len() as u16).to_le_bytes());
         }
-        for text in [self.outcome, self.request_id, self.service, self.upstream].into_iter().chain(self.said.texts()) {
-            put_text(into, text);
+        for length in kept.lengths {
+            head.put(length.to_le_bytes());
         }
-    }
-
-    /// Takes the first line off; `None` when there is none.
-    pub fn decode(from: &mut &'t [u8]) -> Option<Line<'t>> {
-        let mut decoder = Decoder(from);
-        let line = Line {
-            time_us: decoder.long()?,
-            duration_us: decoder.long()?,
-            upstream_us: Some(decoder.long()?).filter(|us| *us != u64::MAX),
-            received: decoder.long()?,
-            sent: decoder.long()?,
-            status: decoder.short()?,
-            upstream_status: Some(decoder.short()?).filter(|status| *status != 0),
-            attempts: decoder.number::<1>()?[0],
-            version: match decoder.number::<1>()?[0] {
-                1 => Some(Version::Http10),
-                2 => Some(Version::Http11),
-                _ => None,
-            },
-            peer: match decoder.text()? {
-                v6 if v6.len() == 16 => IpAddr::from(<[u8; 16]>::try_from(v6).ok()?),
-                v4 => IpAddr::from(<[u8; 4]>::try_from(v4).ok()?),
-            },
-            outcome: decoder.text()?,
-            request_id: decoder.text()?,
-            service: decoder.text()?,
-            upstream: decoder.text()?,
-            said: Said {
-                method: decoder.text()?,
-                target: decoder.text()?,
-                host: decoder.text()?,
-                referer: decoder.text()?,
-                user_agent: decoder.text()?,
-                trace: decoder.text()?,
-            },
-        };
-        *from = decoder.0;
-        Some(line)
+        into.extend_from_slice(&head.bytes);
+        for text in texts {
+            into.extend_from_slice(text);
+        }
+        into.extend_from_slice(&kept.texts);
     }
 }
 
-/// What a client said, kept while its request runs. Used again and again, so that it asks for no memory.
+/// What a client said, kept while its request runs, as a line carries it. Used again and again, so that it asks for
+/// no memory.
 #[derive(Debug, Default)]
 pub struct Kept {
     texts: Vec<u8>,
-    ends: [u32; 6],
+    lengths: [u16; 6],
 }
 
 impl Kept {
-    /// Replaces what was kept.
-    pub fn keep(&mut self, said: &Said<'_>) {
+    /// Replaces what was kept. The query goes behind the target.
+    fn keep(&mut self, said: &Said<'_>, query: &[u8]) {
         self.texts.clear();
-        for (text, end) in said.texts().into_iter().zip(&mut self.ends) {
-            self.texts.extend_from_slice(&text[..text.len().min(LONGEST)]);
-            *end = self.texts.len() as u32;
+        let query = &query[..query.len().min(LONGEST.saturating_sub(said.target.len()))];
+        for (at, text) in said.texts().into_iter().map(cut).enumerate() {
+            self.texts.extend_from_slice(text);
+            self.lengths[at] = text.len() as u16;
+            if at == TARGET {
+                self.texts.extend_from_slice(query);
+                self.lengths[at] += query.len() as u16;
+            }
         }
-    }
-
-    /// What was kept.
-    pub fn said(&self) -> Said<'_> {
-        let text = |at: usize| {
-            let from = if at == 0 { 0 } else { self.ends[at - 1] as usize };
-            self.texts.get(from..self.ends[at] as usize).unwrap_or_default()
-        };
-        Said { method: text(0), target: text(1), host: text(2), referer: text(3), user_agent: text(4), trace: text(5) }
     }
 }
 
@@ -272,12 +320,10 @@ pub struct Scribe {
 const SPARE: usize = 1024;
 
 impl Scribe {
-    /// Keeps what a client said, until it is taken.
-    pub fn keep(&mut self, said: &Said<'_>) {
-        let kept = self.kept.take().or_else(|| self.spare.pop());
-        let mut kept = kept.unwrap_or_default();
-        kept.keep(said);
-        self.kept = Some(kept);
+    /// Keeps what a client said, until it is taken. The query, with its `?`, goes behind the target.
+    pub fn keep(&mut self, said: &Said<'_>, query: &[u8]) {
+        let kept = self.kept.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
+        kept.keep(said, query);
     }
 
     /// Takes what was kept last.
@@ -285,14 +331,10 @@ impl Scribe {
         self.kept.take()
     }
 
-    /// Adds a line.
-    pub fn write(&mut self, line: &Line<'_>) {
-        line.encode(&mut self.lines);
+    /// Adds a line with what the client said, whose memory others can use now.
+    pub fn write(&mut self, line: &Line<'_>, kept: Box<Kept>) {
+        line.encode(&kept, &mut self.lines);
         self.count += 1;
-    }
-
-    /// Lets somebody else use it.
-    pub fn give_back(&mut self, kept: Box<Kept>) {
         if self.spare.len() < SPARE {
             self.spare.push(kept);
         }
@@ -333,7 +375,7 @@ impl Scribe {
 mod tests {
     use super::*;
 
-    fn line<'t>(target: &'t [u8], peer: &str) -> Line<'t> {
+    fn line(peer: &str) -> Line<'static> {
         Line {
             time_us: 1,
             duration_us: 2,
@@ -349,8 +391,21 @@ mod tests {
             request_id: b"id",
             service: b"s",
             upstream: b"http://u",
-            said: Said { method: b"GET", target, host: b"h", referer: b"", user_agent: b"ua", trace: b"" },
         }
+    }
+
+    fn said(target: &[u8]) -> Said<'_> {
+        Said { method: b"GET", target, host: b"h", referer: b"", user_agent: b"ua", trace: b"" }
+    }
+
+    fn write(scribe: &mut Scribe, line: &Line<'_>, said: &Said<'_>, query: &[u8]) {
+        scribe.keep(said, query);
+        let kept = scribe.take().unwrap();
+        scribe.write(line, kept);
+    }
+
+    fn next<'t>(left: &mut &'t [u8]) -> Option<(Line<'t>, Said<'t>)> {
+        Encoded::first(left).map(|encoded| encoded.decode().unwrap())
     }
 
     #[test]
@@ -358,10 +413,12 @@ mod tests {
         let access = Access::new(2);
         let mut scribe = Scribe::default();
         let long = [b'x'; 5000];
-        scribe.write(&line(b"/a", "127.0.0.1"));
-        scribe.write(&line(&long, "::1"));
+        write(&mut scribe, &line("127.0.0.1"), &said(b"/a"), b"");
+        write(&mut scribe, &Line { upstream: &long, ..line("::1") }, &said(&long), b"?q");
         scribe.hand_over(&access, 1);
-        scribe.write(&Line { version: None, upstream_us: None, ..line(b"/c", "10.0.0.1") });
+        let unread = Line { version: None, upstream_us: None, upstream_status: Some(1), ..line("::ffff:10.0.0.1") };
+        write(&mut scribe, &unread, &said(b"/c"), b"?d=e");
+        write(&mut scribe, &line("::1"), &said(&long[..LONGEST - 2]), b"?abc");
         scribe.hand_over(&access, 1);
         assert!(scribe.is_empty());
         let mut bytes = Vec::new();
@@ -369,12 +426,41 @@ mod tests {
         assert!(bytes.is_empty());
         access.take(1, &mut bytes);
         let mut left = &bytes[..];
-        assert_eq!(Line::decode(&mut left), Some(line(b"/a", "127.0.0.1")));
-        assert_eq!(Line::decode(&mut left), Some(line(&long[..LONGEST], "::1")));
-        let third = Line::decode(&mut left).unwrap();
-        assert_eq!((third.version, third.upstream_us, third.said.target), (None, None, &b"/c"[..]));
-        assert_eq!(Line::decode(&mut left), None);
+        assert_eq!(next(&mut left), Some((line("127.0.0.1"), said(b"/a"))));
+        let cut = &long[..LONGEST];
+        assert_eq!(next(&mut left), Some((Line { upstream: cut, ..line("::1") }, said(cut))));
+        assert_eq!(next(&mut left), Some((Line { peer: "10.0.0.1".parse().unwrap(), ..unread }, said(b"/c?d=e"))));
+        assert_eq!(next(&mut left).unwrap().1.target, [&long[..LONGEST - 2], b"?a"].concat());
+        assert_eq!(next(&mut left), None);
         assert_eq!(access.dropped(), 0);
+    }
+
+    #[test]
+    fn what_was_kept_before_is_gone() {
+        let access = Access::new(1);
+        let mut scribe = Scribe::default();
+        scribe.keep(&said(b"/longer than the next"), b"?query");
+        write(&mut scribe, &line("::1"), &said(b"/t"), b"");
+        write(&mut scribe, &line("::1"), &Said::default(), b"");
+        scribe.hand_over(&access, 0);
+        let mut bytes = Vec::new();
+        access.take(0, &mut bytes);
+        let mut left = &bytes[..];
+        assert_eq!(next(&mut left), Some((line("::1"), said(b"/t"))));
+        assert_eq!(next(&mut left), Some((line("::1"), Said::default())));
+    }
+
+    #[test]
+    fn a_part_of_a_line_is_none() {
+        let access = Access::new(1);
+        let mut scribe = Scribe::default();
+        write(&mut scribe, &line("::1"), &said(b"/t"), b"");
+        scribe.hand_over(&access, 0);
+        let mut bytes = Vec::new();
+        access.take(0, &mut bytes);
+        for end in 0..bytes.len() {
+            assert!(Encoded::first(&mut &bytes[..end]).is_none());
+        }
     }
 
     #[test]
@@ -385,7 +471,7 @@ mod tests {
         let mut written = 0;
         while access.dropped() == 0 {
             for _ in 0..10 {
-                scribe.write(&line(&long, "::1"));
+                write(&mut scribe, &line("::1"), &said(&long), b"");
             }
             scribe.hand_over(&access, 0);
             written += 10;
@@ -394,23 +480,14 @@ mod tests {
         let mut bytes = Vec::new();
         access.take(0, &mut bytes);
         let mut left = &bytes[..];
-        let kept = std::iter::from_fn(|| Line::decode(&mut left)).count();
+        let kept = std::iter::from_fn(|| Encoded::first(&mut left)).count();
         assert_eq!(kept + 10, written);
         let held = access.queues[0].lines.lock().unwrap();
-        scribe.write(&line(b"/", "::1"));
+        write(&mut scribe, &line("::1"), &said(b"/"), b"");
         scribe.hand_over(&access, 0);
         assert!(!scribe.is_empty(), "it is offered again");
         drop(held);
         scribe.hand_over(&access, 0);
         assert!(scribe.is_empty());
-    }
-
-    #[test]
-    fn what_was_said_is_kept() {
-        let mut kept = Kept::default();
-        let said = line(b"/t", "::1").said;
-        kept.keep(&line(b"/longer than the next", "::1").said);
-        kept.keep(&said);
-        assert_eq!(kept.said(), said);
     }
 }

@@ -183,6 +183,28 @@ fn every_request_is_a_line() {
 }
 
 #[test]
+fn answers_of_control_have_lines_too() {
+    let origin = Origin::hello("hello");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let settings = format!("log: {{access: {{format: json, to: {}}}}}", path.display());
+    let gateway = Gateway::with(&settings, &service("s", &[&origin.url()], ""));
+    // Chunks that go on, and an answer that is whole.
+    for (at, path) in ["/v1/events", "/v1/status"].iter().enumerate() {
+        let mut caller = gateway.connect();
+        caller
+            .send(format!("GET {path}?q=\"%7f HTTP/1.1\r\nHost: {}\r\nX-Request-Id: id-{at}\r\n\r\n", gateway.addr()));
+        assert_eq!(caller.head().0, 200);
+    }
+    for (at, line) in lines(&path, 2).iter().enumerate() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&line["status"], &line["outcome"]), (&200.into(), &"own".into()), "{line}");
+        assert_eq!(line["request_id"], format!("id-{at}"), "{line}");
+        assert_eq!(line["path"], format!("{}?q=\"%7f", ["/v1/events", "/v1/status"][at]), "{line}");
+    }
+}
+
+#[test]
 fn a_client_that_leaves_is_a_499() {
     let gate = crate::support::Gate::default();
     let held = gate.clone();

@@ -17,7 +17,7 @@ use fusegate::policy::breaker;
 use fusegate::shard::Shard;
 use fusegate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice, Part, Ticket, Told};
 use fusegate::shard::net::{Event, Subject};
-use fusegate::shared::access::Line;
+use fusegate::shared::access::Encoded;
 use fusegate::shared::metrics::Counter;
 use fusegate::shared::process::Process;
 use fusegate::shared::snapshot::{Snapshot, UpstreamIdentity};
@@ -89,7 +89,9 @@ struct Streamed {
     at: u64,
     shard: usize,
     client: u64,
-    parts: VecDeque<(Part, Vec<u8>)>,
+    told: Told,
+    /// The first one is no part, but the beginning.
+    parts: VecDeque<(Option<Part>, Vec<u8>)>,
 }
 
 /// What a run came to.
@@ -324,7 +326,7 @@ impl Run {
             match notice {
                 Notice::Ticket(ticket) => {
                     let late = if self.plan.is_calm { 1000 } else { rng.pick(&[10, 100_000, 40_000_000]) };
-                    self.tickets.push((now + rng.below(late), ticket));
+                    self.tickets.push((now + rng.below(late), *ticket));
                 }
                 Notice::Died { why, .. } => return Err(why),
                 Notice::Switched { shard, serial } => self.ledger.watch.switched(shard, serial as usize - 1),
@@ -495,14 +497,15 @@ impl Run {
     fn stream_ticket(&mut self, ticket: &Ticket, rng: &mut Random) {
         let bytes = rendered(ticket, Persistence::Close);
         let parts = bytes.chunks(100).enumerate().map(|(at, part)| {
-            let kind = if at == 0 { Part::Head } else { Part::Event };
+            let kind = (at > 0).then_some(Part::Event);
             (kind, part.to_vec())
         });
         let mut parts: VecDeque<_> = parts.collect();
-        parts.push_back((Part::Sample, Vec::new()));
-        parts.push_back((Part::Last, Vec::new()));
+        parts.push_back((Some(Part::Sample), Vec::new()));
+        parts.push_back((Some(Part::Last), Vec::new()));
         let (shard, client, at) = (ticket.shard, ticket.client, self.world.borrow().now);
-        self.streams.push(Streamed { at, shard, client, parts });
+        let told = Told::of(ticket, "own");
+        self.streams.push(Streamed { at, shard, client, told, parts });
         self.stream_on(rng);
     }
 
@@ -517,7 +520,11 @@ impl Run {
                 streamed.at = now + 5_000_000;
             }
             let station = &mut self.stations[streamed.shard];
-            let command = Command::Stream { client: streamed.client, part, pieces: VecDeque::from([piece]) };
+            let (client, pieces) = (streamed.client, VecDeque::from([piece]));
+            let command = match part {
+                Some(part) => Command::Stream { client, part, pieces },
+                None => Command::Begin { client, told: streamed.told.clone(), pieces },
+            };
             if station.shard.is_some() && station.commands.try_send(command).is_ok() {
                 station.has_mail = true;
             }
@@ -599,7 +606,7 @@ impl Run {
             let mut bytes = Vec::new();
             self.process.access.take(shard, &mut bytes);
             let mut left = &bytes[..];
-            lines += std::iter::from_fn(|| Line::decode(&mut left)).count() as u64;
+            lines += std::iter::from_fn(|| Encoded::first(&mut left)?.decode()).count() as u64;
         }
         if lines + self.process.access.dropped() != requests {
             return Err(format!("{requests} requests came, {lines} lines of the access log were written"));

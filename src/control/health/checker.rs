@@ -259,7 +259,7 @@ impl Checker {
                 cause: result.err(),
             };
             // Waiting for room is fine on this thread; without control the process is ending.
-            let _ = self.notices.send(Notice::Checked(checked));
+            let _ = self.notices.send(Notice::Checked(Box::new(checked)));
             match result {
                 Ok(_) => log::log!(level, "{service} {url}: {word} after {in_row} good {checks}"),
                 Err(why) => log::log!(level, "{service} {url}: {word} after {in_row} failed {checks}, last: {why}"),
@@ -294,7 +294,7 @@ impl Checker {
         let observed = plan.breaker.mode == Mode::Observe;
         let moved = Moved { upstream, at_ms: now.ms(), transition, cause, observed, note: None };
         // Waiting for room is fine on this thread; without control the process is ending.
-        let _ = self.notices.send(Notice::Moved(moved));
+        let _ = self.notices.send(Notice::Moved(Box::new(moved)));
     }
 }
 
