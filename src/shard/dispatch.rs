@@ -38,8 +38,8 @@ enum Verdict<'s> {
     /// More bytes are needed. So many at the front hold no end of the head; 1 when the head is complete and
     /// a small body is not.
     More { scanned: u32 },
-    /// An exchange goes its way, or fails at once.
-    Proxied(Step),
+    /// An exchange goes its way, or fails at once; so many bytes of the input are dealt with.
+    Proxied { step: Step, consumed: usize },
     /// The gateway answers; so many bytes of the input are dealt with.
     Replied { reply: Reply<'s>, consumed: usize },
     /// Control answers.
@@ -84,8 +84,8 @@ pub fn dispatch<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
             client.state = ClientState::Head { scanned };
             Step::Again
         }
-        Verdict::Proxied(step) => {
-            client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, 0);
+        Verdict::Proxied { step, consumed } => {
+            client.keep_input(&mut shard.scratch, &mut shard.ctx.pool, consumed);
             step
         }
         Verdict::Replied { reply, consumed } => {
@@ -134,7 +134,7 @@ impl Facts {
 
 fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::shard::LocalSnapshot) -> Verdict<'s> {
     let Shard { clients, exchanges, upstreams, accounts, ctx, scratch, .. } = shard;
-    let Some(client) = clients.get_mut(id) else { return Verdict::Proxied(Step::Wait) };
+    let Some(client) = clients.get_mut(id) else { return Verdict::Proxied { step: Step::Wait, consumed: 0 } };
     let input = client.input(scratch);
     if let ClientState::Head { scanned: scanned @ 1.. } = client.state
         && !head_ended(input, scanned as usize)
@@ -258,12 +258,16 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         pause: None,
         attempt: attempt(grant, is_whole, ctx),
     };
+    let mut consumed = 0;
     let step = match connect(&mut exchange, id, upstreams, ctx) {
         Err(failure) => Step::Fail(failure),
         Ok(()) => match exchange.attempt.upstream.and_then(|id| upstreams.table.get_mut(id)) {
             Some(upstream) if exchange.attempt.reused => {
                 match exchange::begin(&request, rest, input, client.peer, &mut exchange, upstream, ctx) {
-                    Ok(()) => Step::Again,
+                    Ok(done) => {
+                        consumed = done;
+                        Step::Again
+                    }
                     Err(refusal) => Step::Refuse(refusal),
                 }
             }
@@ -271,7 +275,7 @@ fn judge<'s, N: Net>(shard: &mut Shard<N>, id: ClientId, snapshot: &'s crate::sh
         },
     };
     client.state = ClientState::Exchange(exchanges.insert(exchange));
-    Verdict::Proxied(step)
+    Verdict::Proxied { step, consumed }
 }
 
 /// Renders and sends a request whose connection has just come, from the bytes that were kept.
@@ -297,7 +301,10 @@ pub fn begin_kept<N: Net>(shard: &mut Shard<N>, id: ClientId) -> Step {
         _ => b"",
     };
     match exchange::begin(&request, rest, input, client.peer, exchange, upstream, ctx) {
-        Ok(()) => Step::Again,
+        Ok(done) => {
+            client.conn.inbound.consume(&mut ctx.pool, done);
+            Step::Again
+        }
         Err(refusal) => Step::Refuse(refusal),
     }
 }

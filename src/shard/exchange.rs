@@ -472,7 +472,8 @@ fn holds(pipe: &Option<Pipe>) -> bool {
 }
 
 /// Renders the head and sends it with what is there of the body. `input` is the client's input, with the
-/// head at its front; afterwards `exchange.kept` bytes of it have been dealt with.
+/// head at its front; afterwards `exchange.kept` bytes of it have been dealt with, and are kept, behind as many as are
+/// given back, which nobody needs any more.
 pub fn begin<N: Net>(
     request: &Request<'_, '_>,
     rest: &[u8],
@@ -481,7 +482,7 @@ pub fn begin<N: Net>(
     exchange: &mut Exchange,
     upstream: &mut UpstreamConn<N::Stream>,
     ctx: &mut Ctx<N>,
-) -> Result<(), Refusal> {
+) -> Result<usize, Refusal> {
     let service = &exchange.snapshot.services[exchange.service as usize];
     let to = &service.upstreams[usize::from(exchange.position)];
     let onward = Onward {
@@ -511,7 +512,10 @@ pub fn begin<N: Net>(
     let limit = service.body_limit.unwrap_or(u64::MAX);
     exchange.body_left = limit.checked_sub(passed.content as u64).ok_or(Refusal::BodyTooLarge)?;
     let sent = upstream.conn.send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, &body[..passed.direct]);
-    exchange.kept = (request.len + passed.consumed) as u32;
+    let consumed = request.len + passed.consumed;
+    // With its head out, a request that must not be repeated is not sent again, whatever happens.
+    let is_over = !exchange.request.is_repeatable && matches!(sent, Ok(n) if n >= head);
+    exchange.kept = if is_over { 0 } else { consumed as u32 };
     attempt.receive = Receive::Head;
     attempt.since = ctx.now;
     attempt.send = match sent {
@@ -520,7 +524,7 @@ pub fn begin<N: Net>(
         Ok(_) if upstream.conn.outbound.is_empty() && attempt.body.is_done() => Send::Complete,
         Ok(_) => Send::Body,
     };
-    Ok(())
+    Ok(if is_over { consumed } else { 0 })
 }
 
 /// Moves what can be moved, then judges.
