@@ -171,7 +171,9 @@ impl Origin {
         self.idle_until = None;
         if self.dies_at.is_some_and(|at| world.links[self.link].down.read > at) {
             // It breaks off in the middle of what it reads; what it has not read to the end it does not act on.
-            let reset = world.rng.chance(500);
+            // A response that ends with the connection would look whole, and nobody could tell.
+            let ends_so = self.responding.as_ref().is_some_and(|it| matches!(it.ending, Ending::Fin));
+            let reset = world.rng.chance(500) || ends_so;
             self.close(world, reset);
             return Ok(());
         }
