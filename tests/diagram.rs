@@ -256,7 +256,7 @@ fn every_row_is_what_the_breaker_does_and_the_log_says() {
             let moved =
                 Moved { upstream: Arc::clone(&upstream), at_ms: 0, transition, cause, observed: false, note: None };
             history.moved(&moved, SystemTime::UNIX_EPOCH);
-            let reason = &history.of(&upstream).unwrap()[0].reason;
+            let reason = &history.of(&upstream).next().unwrap().reason;
             assert!(fits(&row.reason, reason), "{}: {reason:?} is logged, not {:?}", row.cause, row.reason);
         }
     }

@@ -24,6 +24,8 @@ pub struct Entry {
     pub reason: String,
     /// Failures in a row that led to it.
     pub failures: u64,
+    /// When its upstream had come into the configuration.
+    upstream_created: SystemTime,
 }
 
 /// How often a breaker went to a state for a reason, by both words.
@@ -41,7 +43,7 @@ impl History {
     pub fn moved(&mut self, moved: &Moved, time: SystemTime) -> Entry {
         let (from, to) = (moved.transition.from, moved.transition.to);
         let reason = reason(moved);
-        let UpstreamIdentity { service, url, key, .. } = &*moved.upstream;
+        let UpstreamIdentity { service, url, key, created, .. } = &*moved.upstream;
         log::log!(
             if to == State::Open { log::Level::Warn } else { log::Level::Info },
             "{service} {url}: {}{} → {} {reason}",
@@ -62,14 +64,16 @@ impl History {
             Why::ProbeFailed => 1,
             _ => 0,
         };
-        let entry = Entry { time, from, to, reason, failures };
+        let entry = Entry { time, from, to, reason, failures, upstream_created: *created };
         entries.push_back(entry.clone());
         entry
     }
 
-    /// The last transitions of an upstream, oldest first.
-    pub fn of(&self, upstream: &UpstreamIdentity) -> Option<&VecDeque<Entry>> {
-        self.entries.get(&(upstream.service.clone(), upstream.key.clone()))
+    /// The last transitions of an upstream, oldest first. One that left the configuration and came back has no past.
+    pub fn of(&self, upstream: &UpstreamIdentity) -> impl Iterator<Item = &Entry> {
+        let entries = self.entries.get(&(upstream.service.clone(), upstream.key.clone()));
+        let created = upstream.created;
+        entries.into_iter().flatten().filter(move |entry| entry.upstream_created == created)
     }
 
     /// What an upstream's breaker did.
@@ -143,6 +147,41 @@ fn span(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::breaker::{Breaker, Transition};
+    use crate::shared::snapshot::Slots;
+    use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    fn identity(created: SystemTime) -> Arc<UpstreamIdentity> {
+        Arc::new(UpstreamIdentity {
+            service: "s".to_owned(),
+            key: "http://a".to_owned(),
+            url: "http://a".to_owned(),
+            created,
+            slot: Arc::new(Slots::default()).take(),
+            breaker: Breaker::new(0),
+            preferred: AtomicU8::new(0),
+            admitted: AtomicU32::new(0),
+            warm_from_ms: AtomicU64::new(UpstreamIdentity::WARM),
+            failures: Mutex::new(VecDeque::new()),
+            counters: Box::default(),
+        })
+    }
+
+    #[test]
+    fn a_transition_is_of_the_upstream_that_made_it() {
+        let created = SystemTime::UNIX_EPOCH + Duration::from_micros(1_500);
+        let (upstream, back) = (identity(created), identity(created + Duration::from_secs(1)));
+        let mut history = History::default();
+        let transition = Transition { from: State::Closed, to: State::Open, why: Why::InARow(1), cooldown_ms: 60_000 };
+        let moved =
+            Moved { upstream: Arc::clone(&upstream), at_ms: 1, transition, cause: None, observed: false, note: None };
+        // Its time has milliseconds, the other one microseconds: it can seem to be before its upstream.
+        history.moved(&moved, SystemTime::UNIX_EPOCH + Duration::from_millis(1));
+        assert_eq!(history.of(&upstream).map(|entry| entry.failures).collect::<Vec<_>>(), [1]);
+        assert_eq!(history.of(&back).count(), 0);
+    }
 
     #[test]
     fn spans_are_readable() {

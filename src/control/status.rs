@@ -221,9 +221,7 @@ pub(super) fn upstream_status<'a, C: Courier>(
 ) -> UpstreamStatus<'a> {
     let identity = &upstream.identity;
     let view = identity.breaker.view();
-    let entries = control.history.of(identity).into_iter().flatten();
-    // One that left the configuration and came back has no past.
-    let entries: Vec<_> = entries.filter(|entry| entry.time >= identity.created).collect();
+    let entries: Vec<_> = control.history.of(identity).collect();
     let last = entries.last().copied();
     let sum = |pick: fn(&UpstreamCounters) -> &Counter| {
         identity.counters.iter().fold(0u64, |sum, shard| sum.wrapping_add(pick(shard).read()))
