@@ -4,6 +4,7 @@
 //! Must not know: what is logged.
 
 use crate::ground::calendar;
+use crate::ground::queue::{Receiver, Sender, queue};
 use log::{LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 use simple_logger::SimpleLogger;
@@ -11,7 +12,7 @@ use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 /// Lines that may wait.
@@ -22,11 +23,11 @@ const THREAD: &str = "log";
 
 enum Line {
     Text { level: log::Level, target: String, text: String },
-    Flush(SyncSender<()>),
+    Flush(mpsc::Sender<()>),
 }
 
 struct Queue {
-    lines: SyncSender<Line>,
+    lines: Sender<Line>,
     dropped: AtomicU64,
 }
 
@@ -51,7 +52,7 @@ impl Log for Queue {
     fn log(&self, record: &Record<'_>) {
         let line =
             Line::Text { level: record.level(), target: record.target().to_owned(), text: record.args().to_string() };
-        if self.lines.try_send(line).is_err() {
+        if self.lines.tell(line).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -67,7 +68,7 @@ pub fn set(level: LevelFilter, json: bool) {
 
 /// Begins to take lines of at least this level. Later calls only [`set`].
 pub fn start(level: LevelFilter, json: bool) {
-    let (lines, inbox) = sync_channel(LINES);
+    let (lines, inbox) = queue(LINES);
     let mut fresh = false;
     let queue = QUEUE.get_or_init(|| {
         fresh = true;
@@ -95,7 +96,7 @@ fn write(inbox: &Receiver<Line>) {
         match line {
             Line::Text { level, target, text } => put(&logger, level, &target, &text),
             // Whoever waits may have given up.
-            Line::Flush(done) => drop(done.try_send(())),
+            Line::Flush(done) => drop(done.send(())),
         }
         let dropped = QUEUE.get().map_or(0, |queue| queue.dropped.load(Ordering::Relaxed));
         if dropped > told {
@@ -132,8 +133,8 @@ pub fn dropped() -> u64 {
 /// Waits a moment until the lines so far are written.
 pub fn finish() {
     let Some(queue) = QUEUE.get() else { return };
-    let (done, written) = sync_channel(1);
-    if queue.lines.try_send(Line::Flush(done)).is_ok() {
+    let (done, written) = mpsc::channel();
+    if queue.lines.tell(Line::Flush(done)).is_ok() {
         let _ = written.recv_timeout(FLUSH_TIME);
     }
 }

@@ -11,6 +11,7 @@ use crate::control::health::Health;
 use crate::control::resolve::{Names, Resolver};
 use crate::control::watch::fingerprint;
 use crate::control::{Control, Courier, Next, RESOLVE_TIME, Signals, Source, build};
+use crate::ground::queue::{Receiver, Sender, queue};
 use crate::ground::tick::Tick;
 use crate::logging;
 use crate::shard::Shard;
@@ -33,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, SystemTime};
 
 /// An invalid configuration at the start (`EX_CONFIG` of sysexits.h).
@@ -118,7 +119,7 @@ fn run(source: Source, config: model::Config, fingerprint: u64) -> Result<(), St
         Some(AdminDoor { listener, bound, file }) => (Some(listener), Some(bound), file),
         None => (None, None, None),
     };
-    let (notices, inbox) = sync_channel(NOTICES);
+    let (notices, inbox) = queue(NOTICES);
     watch_signals(notices.clone())?;
     let facts = build::Facts {
         shards,
@@ -197,7 +198,7 @@ fn first_snapshot(
     config: &model::Config,
     facts: &build::Facts,
     clock: Clock,
-    notices: &SyncSender<Notice>,
+    notices: &Sender<Notice>,
     inbox: &Receiver<Notice>,
 ) -> Option<(Snapshot, bool)> {
     let mut hung_up = false;
@@ -361,7 +362,7 @@ impl Drop for SocketFile {
     }
 }
 
-fn watch_signals(notices: SyncSender<Notice>) -> Result<(), String> {
+fn watch_signals(notices: Sender<Notice>) -> Result<(), String> {
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM, SIGINT, SIGUSR1])
         .map_err(|error| format!("cannot watch signals: {error}"))?;
     let watch = move || {
@@ -371,7 +372,7 @@ fn watch_signals(notices: SyncSender<Notice>) -> Result<(), String> {
                 // Whoever asks twice does not want to wait.
                 std::process::exit(i32::from(EXIT_FAILURE));
             }
-            if notices.send(Notice::Signal(signal)).is_err() {
+            if notices.press(Notice::Signal(signal)).is_err() {
                 return;
             }
         }
@@ -383,16 +384,13 @@ fn watch_signals(notices: SyncSender<Notice>) -> Result<(), String> {
 /// The way to a shard's mailbox.
 #[derive(Debug)]
 struct ShardCourier {
-    commands: SyncSender<Command>,
+    commands: Sender<Command>,
     waker: Waker,
 }
 
 impl Courier for ShardCourier {
     fn send(&self, command: Command) -> bool {
-        match self.commands.try_send(command) {
-            Ok(()) => self.waker.wake().is_ok(),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-        }
+        self.commands.tell(command).is_ok() && self.waker.wake().is_ok()
     }
 }
 
@@ -404,7 +402,7 @@ fn start_shard(
     admin: Option<Listener>,
     snapshot: &Arc<Snapshot>,
     process: &Arc<Process>,
-    notices: SyncSender<Notice>,
+    notices: Sender<Notice>,
     clock: Clock,
 ) -> io::Result<ShardCourier> {
     let poll = Poll::new()?;
@@ -419,7 +417,7 @@ fn start_shard(
         listener.register(poll.registry(), Subject::Listener(position).token())?;
     }
     let net = MioNet::new(poll.registry().try_clone()?);
-    let (commands, receiver) = sync_channel(COMMANDS);
+    let (commands, receiver) = queue(COMMANDS);
     let mailbox = Mailbox { shard, commands: receiver, notices: notices.clone() };
     let (snapshot, process, counted) = (Arc::clone(snapshot), Arc::clone(process), Arc::clone(process));
     let seed = random().map_err(io::Error::other)?;
@@ -439,7 +437,7 @@ fn start_shard(
             Err(_) => Notice::Died { shard, why: "an invariant does not hold".to_owned() },
         };
         // Control is the only reader; without it the process is ending anyway.
-        let _ = notices.send(last);
+        let _ = notices.press(last);
     })?;
     Ok(ShardCourier { commands, waker })
 }

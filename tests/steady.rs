@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 use fusegate::control::build;
+use fusegate::ground::queue::{Receiver, Sender, queue};
 use fusegate::ground::tick::Tick;
 use fusegate::shard::Shard;
 use fusegate::shard::mailbox::{COMMANDS, Command, Mailbox, NOTICES, Notice};
@@ -25,7 +26,6 @@ use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -200,7 +200,7 @@ struct Gateway {
     address: SocketAddr,
     clock: Arc<Clock>,
     tally: &'static Tally,
-    commands: SyncSender<Command>,
+    commands: Sender<Command>,
     /// Held, so that the shard has somebody to tell.
     _notices: Receiver<Notice>,
     waker: Waker,
@@ -236,8 +236,8 @@ impl Gateway {
         poll.registry().register(&mut listener, token, Interest::READABLE).unwrap();
         let net = MioNet::new(poll.registry().try_clone().unwrap());
 
-        let (commands, inbox) = sync_channel(COMMANDS);
-        let (outbox, notices) = sync_channel(NOTICES);
+        let (commands, inbox) = queue(COMMANDS);
+        let (outbox, notices) = queue(NOTICES);
         let mailbox = Mailbox { shard: 0, commands: inbox, notices: outbox };
         let process = Arc::new(Process::new(1, 1, &config.gateway.buckets));
         let clock = Arc::new(Clock { start: Instant::now(), ahead_us: AtomicU64::new(0) });
@@ -286,7 +286,7 @@ impl Gateway {
         self.tally.counts.store(false, Ordering::SeqCst);
 
         drop((clients, fence));
-        self.commands.send(Command::Drain).unwrap();
+        self.commands.tell(Command::Drain).unwrap();
         self.waker.wake().unwrap();
         // The loop ends when the shard is drained, with nothing left to say.
         self.thread.join().unwrap().unwrap();

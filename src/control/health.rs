@@ -9,6 +9,7 @@ mod checker;
 use crate::config::model::HealthCheck;
 use crate::control::health::check::{Target, Verdict};
 use crate::control::health::checker::{Checker, WAKER};
+use crate::ground::queue::Sender;
 use crate::ground::tick::Tick;
 use crate::http::head;
 use crate::http::render;
@@ -19,7 +20,6 @@ use mio::{Poll, Token, Waker};
 use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -171,14 +171,14 @@ pub struct Health {
     /// When a thread that could not start is tried again.
     start_at: Option<Tick>,
     stopped: bool,
-    notices: SyncSender<Notice>,
+    notices: Sender<Notice>,
     now: Now,
     seed: u64,
 }
 
 impl Health {
     /// No checks yet. Transitions are told by `notices`; `seed` is of the moments at which checks begin.
-    pub fn new(notices: SyncSender<Notice>, now: Now, seed: u64) -> Health {
+    pub fn new(notices: Sender<Notice>, now: Now, seed: u64) -> Health {
         Health { records: HashMap::new(), worker: None, start_at: None, stopped: false, notices, now, seed }
     }
 

@@ -31,6 +31,7 @@ use crate::control::metrics::{Kind, Reloads};
 use crate::control::reload::{Change, Phase, Reload};
 use crate::control::resolve::{Name, Names, Resolver};
 use crate::control::watch::{Known, Watcher};
+use crate::ground::queue::Sender;
 use crate::ground::tick::Tick;
 use crate::http::render::{self, Answer};
 use crate::http::target::Own;
@@ -41,7 +42,6 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime};
 
 /// How long names may take to resolve, all of them together.
@@ -121,7 +121,7 @@ pub struct Control<C> {
     process: Arc<Process>,
     shards: Vec<C>,
     resolver: Resolver,
-    notices: SyncSender<Notice>,
+    notices: Sender<Notice>,
     health: Health,
     reload: Option<Reload>,
     again: bool,
@@ -186,7 +186,7 @@ impl<C: Courier> Control<C> {
         facts: Facts,
         process: Arc<Process>,
         shards: Vec<C>,
-        notices: SyncSender<Notice>,
+        notices: Sender<Notice>,
         signals: Signals,
         seed: u64,
         mut health: Health,

@@ -6,9 +6,10 @@ use crate::shard::mailbox::{Notice, Resolved};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::ground::queue;
 use crate::ground::tick::Tick;
 
 /// Threads that resolve: one slow name does not hold up the others.
@@ -82,13 +83,13 @@ pub struct Resolver {
     queue: Arc<Mutex<Receiver<(u64, Name)>>>,
     /// Jobs of rounds before this one are nobody's any more.
     oldest: Arc<AtomicU64>,
-    notices: SyncSender<Notice>,
+    notices: queue::Sender<Notice>,
     threads: usize,
 }
 
 impl Resolver {
     /// A resolver that answers with notices. Its threads start with the first name.
-    pub fn new(notices: SyncSender<Notice>) -> Resolver {
+    pub fn new(notices: queue::Sender<Notice>) -> Resolver {
         let (jobs, queue) = channel();
         let oldest = Arc::new(AtomicU64::new(0));
         Resolver { jobs, queue: Arc::new(Mutex::new(queue)), oldest, notices, threads: 0 }
@@ -126,7 +127,7 @@ impl Resolver {
                 let result = (name.0.as_str(), name.1).to_socket_addrs();
                 let result = result.map(Iterator::collect).map_err(|error| error.to_string());
                 // Waiting for room is fine on this thread.
-                if notices.send(Notice::Resolved(Box::new(Resolved { round, name, result }))).is_err() {
+                if notices.press(Notice::Resolved(Box::new(Resolved { round, name, result }))).is_err() {
                     return;
                 }
             }
@@ -138,12 +139,11 @@ impl Resolver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::sync_channel;
     use std::time::Duration;
 
     #[test]
     fn literals_need_nobody_and_names_are_answered() {
-        let (notices, inbox) = sync_channel(16);
+        let (notices, inbox) = queue::queue(16);
         let mut resolver = Resolver::new(notices);
         let asked = [("127.0.0.1", 1), ("::1", 2), ("localhost", 3), ("no such name.invalid", 4)];
         let asked = asked.map(|(host, port)| (host.to_owned(), port)).to_vec();

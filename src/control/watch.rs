@@ -12,6 +12,7 @@
 
 use crate::config;
 use crate::config::model::Reload;
+use crate::ground::queue::Sender;
 use crate::shard::mailbox::Notice;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
@@ -27,7 +28,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 /// How often the file is read when inotify does not work.
@@ -102,7 +102,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// Begins to watch the file at `path`.
-    pub fn start(path: &Path, settings: Reload, known: Arc<Known>, notices: SyncSender<Notice>) -> io::Result<Watcher> {
+    pub fn start(path: &Path, settings: Reload, known: Arc<Known>, notices: Sender<Notice>) -> io::Result<Watcher> {
         let (hangup, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let watch = Watch {
             path: path.to_owned(),
@@ -157,7 +157,7 @@ struct Watch {
     name: String,
     settings: Reload,
     known: Arc<Known>,
-    notices: SyncSender<Notice>,
+    notices: Sender<Notice>,
     hangup: OwnedFd,
     inotify: Option<OwnedFd>,
     /// The names that matter in each watched directory. The file has none: its events carry no name.
@@ -230,7 +230,7 @@ impl Watch {
             Sight::Other(fingerprint) => {
                 let notice = Notice::FileChanged { fingerprint: *fingerprint };
                 // Without room for it, it is told after the next look.
-                if !self.known.told.swap(true, Ordering::AcqRel) && self.notices.try_send(notice).is_err() {
+                if !self.known.told.swap(true, Ordering::AcqRel) && self.notices.tell(notice).is_err() {
                     self.known.answered();
                 }
             }

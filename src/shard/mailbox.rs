@@ -3,6 +3,7 @@
 //! To a shard: commands, announced by its waker. To control: notices, from every thread of the process.
 //! Must not know: what control does with a notice.
 
+use crate::ground::queue::{Receiver, Sender, Untold};
 use crate::http::render::Persistence;
 use crate::http::request::Version;
 use crate::http::target::Own;
@@ -12,13 +13,12 @@ use crate::shared::snapshot::{Snapshot, UpstreamIdentity};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
 
-/// Notices that may wait for control. The queue has its memory from the start, so large ones are boxed.
+/// Notices that may wait for control; most are small, so large ones are boxed.
 pub const NOTICES: usize = 4096;
 /// Bytes of a piece of an answer.
 pub const PIECE: usize = 128 << 10;
-/// Commands that may wait for a shard. The queue has its memory from the start.
+/// Commands that may wait for a shard.
 pub const COMMANDS: usize = 1024;
 
 /// What control tells a shard.
@@ -226,16 +226,12 @@ pub struct Mailbox {
     /// From control.
     pub commands: Receiver<Command>,
     /// To control.
-    pub notices: SyncSender<Notice>,
+    pub notices: Sender<Notice>,
 }
 
-/// Control's queue is full, or control is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Untold;
-
 impl Mailbox {
-    /// Tells control.
+    /// Tells control, unless its queue is full or it is gone.
     pub fn tell(&self, notice: Notice) -> Result<(), Untold> {
-        self.notices.try_send(notice).map_err(|_| Untold)
+        self.notices.tell(notice)
     }
 }

@@ -11,6 +11,7 @@ use crate::watch;
 use fusegate::config;
 use fusegate::config::model::Config;
 use fusegate::control::build::{self, Addresses, Facts};
+use fusegate::ground::queue::{Receiver, Sender, queue};
 use fusegate::ground::tick::Tick;
 use fusegate::http::render::{self, Answer, Persistence};
 use fusegate::policy::breaker;
@@ -24,7 +25,6 @@ use fusegate::shared::snapshot::{Snapshot, UpstreamIdentity};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 
 /// Turns without a wait in which nothing moved, after which a shard spins.
@@ -39,7 +39,7 @@ const FAR_US: u64 = 200_000_000;
 
 struct Station {
     shard: Option<Shard<SimNet>>,
-    commands: SyncSender<Command>,
+    commands: Sender<Command>,
     has_mail: bool,
     wake_at: Option<u64>,
     idle_turns: u32,
@@ -161,10 +161,10 @@ impl Run {
         let process = Arc::new(Process::new(seed, plan.shards, &[std::time::Duration::from_millis(1)]));
         process.ready.store(true, std::sync::atomic::Ordering::Relaxed);
         process.access.set_on(true);
-        let (sender, notices) = sync_channel(NOTICES);
+        let (sender, notices) = queue(NOTICES);
         let stations = (0..plan.shards)
             .map(|shard| {
-                let (commands, receiver) = sync_channel(COMMANDS);
+                let (commands, receiver) = queue(COMMANDS);
                 let mailbox = Mailbox { shard, commands: receiver, notices: sender.clone() };
                 let net = SimNet { world: world.clone(), shard };
                 let listener = SimListener { world: world.clone(), shard };
@@ -475,7 +475,7 @@ impl Run {
         self.note_identities();
         for station in &mut self.stations {
             let (snapshot, left) = (self.snapshot.clone(), left.clone());
-            if station.shard.is_some() && station.commands.try_send(Command::Switch { snapshot, left }).is_ok() {
+            if station.shard.is_some() && station.commands.tell(Command::Switch { snapshot, left }).is_ok() {
                 station.has_mail = true;
             }
         }
@@ -487,7 +487,7 @@ impl Run {
         self.world.borrow_mut().trace(41, || "the operator drains the gateway".to_owned());
         self.clients.iter_mut().for_each(|client| client.is_draining = true);
         for station in &mut self.stations {
-            if station.commands.try_send(Command::Drain).is_ok() {
+            if station.commands.tell(Command::Drain).is_ok() {
                 station.has_mail = true;
             }
         }
@@ -525,7 +525,7 @@ impl Run {
                 Some(part) => Command::Stream { client, part, pieces },
                 None => Command::Begin { client, told: streamed.told.clone(), pieces },
             };
-            if station.shard.is_some() && station.commands.try_send(command).is_ok() {
+            if station.shard.is_some() && station.commands.tell(command).is_ok() {
                 station.has_mail = true;
             }
         }
@@ -539,7 +539,7 @@ impl Run {
         if station.shard.is_some()
             && station
                 .commands
-                .try_send(Command::Answer { client: ticket.client, told: Told::of(ticket, "own"), pieces })
+                .tell(Command::Answer { client: ticket.client, told: Told::of(ticket, "own"), pieces })
                 .is_ok()
         {
             station.has_mail = true;

@@ -6,6 +6,7 @@
 
 use super::check::{Check, Ground, Verdict};
 use super::{Last, Plan, Record, Report, State};
+use crate::ground::queue::Sender;
 use crate::ground::random::Random;
 use crate::ground::table::{Id, Table};
 use crate::ground::tick::Tick;
@@ -19,7 +20,6 @@ use mio::{Registry, Token};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime};
 
 /// Checks at once. The others wait for their turn: each costs a descriptor, and a share of a head's bytes.
@@ -34,7 +34,7 @@ const SCRATCH: usize = 16 << 10;
 /// All checks of the process.
 pub(super) struct Checker {
     means: Means,
-    notices: SyncSender<Notice>,
+    notices: Sender<Notice>,
     random: Random,
     /// By slot.
     watches: HashMap<usize, Watch>,
@@ -96,7 +96,7 @@ struct Begun {
 
 impl Checker {
     /// No checks yet.
-    pub(super) fn new(registry: Registry, notices: SyncSender<Notice>, seed: u64) -> Checker {
+    pub(super) fn new(registry: Registry, notices: Sender<Notice>, seed: u64) -> Checker {
         // The limits come with the first upstreams.
         let limits = Limits { request_line: 0, header_bytes: 0, headers: 0 };
         Checker {
@@ -258,8 +258,8 @@ impl Checker {
                 in_row,
                 cause: result.err(),
             };
-            // Waiting for room is fine on this thread; without control the process is ending.
-            let _ = self.notices.send(Notice::Checked(Box::new(checked)));
+            // Without control the process is ending.
+            let _ = self.notices.press(Notice::Checked(Box::new(checked)));
             match result {
                 Ok(_) => log::log!(level, "{service} {url}: {word} after {in_row} good {checks}"),
                 Err(why) => log::log!(level, "{service} {url}: {word} after {in_row} failed {checks}, last: {why}"),
@@ -293,8 +293,8 @@ impl Checker {
         }
         let observed = plan.breaker.mode == Mode::Observe;
         let moved = Moved { upstream, at_ms: now.ms(), transition, cause, observed, note: None };
-        // Waiting for room is fine on this thread; without control the process is ending.
-        let _ = self.notices.send(Notice::Moved(Box::new(moved)));
+        // Without control the process is ending.
+        let _ = self.notices.press(Notice::Moved(Box::new(moved)));
     }
 }
 
