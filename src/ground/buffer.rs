@@ -165,6 +165,22 @@ impl Buffer {
         self.end = 0;
     }
 
+    /// The same, and leaves `margin` bytes in front for [`Buffer::headed`].
+    pub fn reset_behind(&mut self, margin: usize) {
+        self.start = margin.min(self.memory.len()) as u32;
+        self.end = self.start;
+    }
+
+    /// `head` and the `n` bytes from `at` on in one piece, for which `head` is written over what lies before
+    /// `at`. `None`, and nothing is written, where there is no room for it.
+    pub fn headed(&mut self, head: &[u8], at: usize, n: usize) -> Option<&[u8]> {
+        let at = self.start as usize + at;
+        let from = at.checked_sub(head.len())?;
+        debug_assert!(at + n <= self.end as usize);
+        self.memory[from..at].copy_from_slice(head);
+        Some(&self.memory[from..at + n])
+    }
+
     /// Whether the buffer holds memory.
     pub fn holds_memory(&self) -> bool {
         !self.memory.is_empty()
@@ -199,6 +215,19 @@ mod tests {
         assert!(buffer.bytes().iter().enumerate().all(|(at, byte)| usize::from(*byte) == at / 500));
         buffer.clear(&mut pool);
         assert_eq!(pool.lent(), 0);
+    }
+
+    #[test]
+    fn a_head_is_put_in_front_where_there_is_room() {
+        let mut pool = Pool::new(8 << 10);
+        let mut buffer = Buffer::large(&mut pool);
+        buffer.reset_behind(4);
+        buffer.space()[..8].copy_from_slice(b"headbody");
+        buffer.filled(8);
+        assert_eq!(buffer.headed(b"too long for it", 4, 4), None);
+        assert_eq!(buffer.bytes(), b"headbody");
+        assert_eq!(buffer.headed(b"longer: ", 4, 3), Some(&b"longer: bod"[..]));
+        assert_eq!(&buffer.bytes()[4..], b"body");
     }
 
     proptest! {

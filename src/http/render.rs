@@ -343,12 +343,16 @@ fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 pub fn push_ip(out: &mut Vec<u8>, address: IpAddr) {
     match address.to_canonical() {
         IpAddr::V4(address) => {
-            for (at, octet) in address.octets().into_iter().enumerate() {
-                if at > 0 {
-                    out.push(b'.');
+            let (mut text, mut len) = ([0; 16], 0);
+            for octet in address.octets() {
+                for (digit, least) in [(octet / 100, 100), (octet / 10 % 10, 10), (octet % 10, 0)] {
+                    text[len] = b'0' + digit;
+                    len += usize::from(octet >= least);
                 }
-                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+                text[len] = b'.';
+                len += 1;
             }
+            out.extend_from_slice(&text[..len - 1]);
         }
         IpAddr::V6(address) => {
             // Writing to a vector cannot fail.

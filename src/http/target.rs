@@ -48,22 +48,22 @@ const INVISIBLE: u8 = 1;
 const FRAGMENT: u8 = 2;
 const QUERY: u8 = 4;
 const ESCAPE: u8 = 8;
-/// A byte of a host that is a name or an IPv4 address (RFC 3986 section 3.2.2).
-const HOST: u8 = 16;
+/// No byte of a host that is a name or an IPv4 address (RFC 3986 section 3.2.2).
+const NO_HOST: u8 = 16;
 
 static MEANING: [u8; 256] = {
-    let mut table = [INVISIBLE; 256];
+    let mut table = [INVISIBLE | NO_HOST; 256];
     let mut byte = 0x21;
     while byte <= 0x7e {
         table[byte] = match byte as u8 {
-            b'#' => FRAGMENT,
-            b'?' => QUERY,
-            b'%' => ESCAPE | HOST,
-            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => HOST,
+            b'#' => FRAGMENT | NO_HOST,
+            b'?' => QUERY | NO_HOST,
+            b'%' => ESCAPE,
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => 0,
             b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => {
-                HOST
+                0
             }
-            _ => 0,
+            _ => NO_HOST,
         };
         byte += 1;
     }
@@ -297,10 +297,7 @@ fn decode(segment: &[u8]) -> Cow<'_, [u8]> {
 /// Servers differ in what they decode first, what they take for a separator, whether they merge empty
 /// segments and what they do with `;` parameters; the guard takes the worst of each.
 pub fn escapes_base(rest: &[u8]) -> bool {
-    let mut before = 0;
-    let is_plain =
-        rest.iter().all(|byte| *byte != b'%' && (std::mem::replace(&mut before, *byte), *byte) != (b'.', b'.'));
-    if is_plain {
+    if memchr::memchr2(b'%', b'.', rest).is_none() {
         return false;
     }
     let (mut depth, mut dots, mut others, mut parameters, mut plain) = (0i64, 0u32, false, false, true);
@@ -356,8 +353,8 @@ pub fn is_host(value: &[u8]) -> bool {
             std::str::from_utf8(address).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok())
         }
         _ => {
-            let is_of_host = |byte: &u8| MEANING[usize::from(*byte)] & HOST != 0;
-            !host.is_empty() && host.iter().all(is_of_host) && (meanings(host) & ESCAPE == 0 || escapes_are_whole(host))
+            let seen = meanings(host);
+            !host.is_empty() && seen & NO_HOST == 0 && (seen & ESCAPE == 0 || escapes_are_whole(host))
         }
     };
     host_is_valid && port_is_valid

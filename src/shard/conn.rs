@@ -228,6 +228,24 @@ impl<S> Conn<S> {
         Ok(n)
     }
 
+    /// The same with the `n` bytes from `at` on of `held` for a body; what lies before them is not needed any
+    /// more, and may be written over.
+    pub fn send_held<N: Net<Stream = S>>(
+        &mut self,
+        net: &mut N,
+        pool: &mut Pool,
+        head: &mut Vec<u8>,
+        held: &mut Buffer,
+        (at, n): (usize, usize),
+    ) -> Result<usize, Broken> {
+        if n > COPIED_BODY
+            && let Some(whole) = held.headed(head, at, n)
+        {
+            return self.send(net, pool, &mut Vec::new(), whole);
+        }
+        self.send(net, pool, head, &held.bytes()[at..at + n])
+    }
+
     fn write<N: Net<Stream = S>>(
         net: &mut N,
         socket: &mut S,

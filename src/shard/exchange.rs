@@ -42,6 +42,8 @@ use std::time::Duration;
 const SPLICED_BODY: u64 = 64 << 10;
 /// Bytes of one splice; the pipe may take less.
 const SPLICED_AT_ONCE: usize = 1 << 20;
+/// By how much the head of a response may grow and still go out in one piece with a long body.
+const HEAD_MARGIN: usize = 512;
 
 /// Names an exchange.
 pub type ExchangeId = Id<Exchange>;
@@ -175,11 +177,10 @@ impl RequestId {
 
     /// A new id of 128 random bits.
     pub fn made(high: u64, low: u64) -> RequestId {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut bytes = [0; 128];
-        for (at, byte) in high.to_be_bytes().into_iter().chain(low.to_be_bytes()).enumerate() {
-            bytes[2 * at] = DIGITS[usize::from(byte >> 4)];
-            bytes[2 * at + 1] = DIGITS[usize::from(byte & 15)];
+        for (at, half) in [high, low].into_iter().enumerate() {
+            bytes[16 * at..16 * at + 8].copy_from_slice(&hex((half >> 32) as u32));
+            bytes[16 * at + 8..16 * at + 16].copy_from_slice(&hex(half as u32));
         }
         RequestId { len: 32, bytes }
     }
@@ -188,6 +189,17 @@ impl RequestId {
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
+}
+
+/// Eight hexadecimal digits, all at once: each half of a byte is spread to a byte, and made a digit there.
+fn hex(number: u32) -> [u8; 8] {
+    let mut spread = u64::from(number);
+    spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
+    spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
+    spread = (spread | spread << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    // Adding 6 carries into the upper half from ten on, where a letter is due: 39 behind `9` is `a`.
+    let letters = (spread + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+    (spread + 0x3030_3030_3030_3030 + letters * 39).to_be_bytes()
 }
 
 /// One try on one upstream.
@@ -842,7 +854,7 @@ fn receive_head<N: Net>(
     scratch: &mut Buffer,
     ctx: &mut Ctx<N>,
 ) -> Result<bool, Event> {
-    scratch.reset();
+    scratch.reset_behind(HEAD_MARGIN);
     let inside = !upstream.conn.inbound.is_empty();
     let filled = if exchange.attempt.held {
         Filled::Bytes(0)
@@ -879,7 +891,12 @@ fn receive_head<N: Net>(
                 keep_rest(exchange, upstream, scratch, at, ctx);
                 return Err(Event::Unwanted(status));
             }
-            _ => final_head(&response, bytes, client, exchange, ctx)?,
+            _ => {
+                let rendered = final_head(&response, bytes, client, exchange, ctx)?;
+                let held = if inside { &mut upstream.conn.inbound } else { &mut *scratch };
+                begin_response(&rendered, at, held, client, exchange, ctx)?;
+                rendered.head + rendered.body.consumed
+            }
         };
     }
     keep_rest(exchange, upstream, scratch, at, ctx);
@@ -979,14 +996,25 @@ fn note_head<N>(status: u16, exchange: &mut Exchange, ctx: &Ctx<N>) {
     counters.latency.get_or_init(Box::<Latency>::default).note(took, &ctx.process.bounds_us);
 }
 
-/// Passes the final head on, with what came of the body; how many of `bytes` are dealt with.
+/// A final response whose head lies rendered in `output`.
+struct Rendered {
+    status: u16,
+    /// Bytes of the head that it was rendered from.
+    head: usize,
+    /// What of the bytes behind that head goes with it.
+    body: Passed,
+    /// Where the response stands when that has gone out.
+    receive: Receive,
+}
+
+/// Renders the final head, and what came of the body in `bytes`.
 fn final_head<N: Net>(
     response: &Response<'_, '_>,
     bytes: &[u8],
-    client: &mut Client<N::Stream>,
+    client: &Client<N::Stream>,
     exchange: &mut Exchange,
     ctx: &mut Ctx<N>,
-) -> Result<usize, Event> {
+) -> Result<Rendered, Event> {
     // One that was held has been noted.
     if !exchange.attempt.held {
         note_head(response.status, exchange, ctx);
@@ -1017,25 +1045,38 @@ fn final_head<N: Net>(
     let date = ctx.date.at(ctx.now);
     ctx.output.clear();
     render::response(&mut ctx.output, response, coding, persistence(request.version, then), date);
-    let piece = &bytes[response.len..];
     let passed = transfer
-        .pass(piece, exchange.snapshot.head.header_bytes, &mut ctx.output)
+        .pass(&bytes[response.len..], exchange.snapshot.head.header_bytes, &mut ctx.output)
         .map_err(|how| Event::Invalid(Failure::BodyMalformed(how)))?;
-    client
-        .conn
-        .send(&mut ctx.net, &mut ctx.pool, &mut ctx.output, &piece[..passed.direct])
-        .map_err(|Broken| Event::ClientBroken)?;
-    // With the first response byte gone there is no replay any more.
-    client.conn.inbound.consume(&mut ctx.pool, exchange.kept as usize);
-    exchange.kept = 0;
-    exchange.status = response.status;
-    exchange.sent = passed.content as u64;
-    exchange.attempt.receive = if transfer.is_done() {
+    let receive = if transfer.is_done() {
         Receive::Done { then, reuse }
     } else {
         Receive::Body { transfer, then, reuse, is_stream: response.is_event_stream }
     };
-    Ok(response.len + passed.consumed)
+    Ok(Rendered { status: response.status, head: response.len, body: passed, receive })
+}
+
+/// Sends what was rendered of the head that lies `at` bytes into `held`, which may be written over up to its body.
+fn begin_response<N: Net>(
+    rendered: &Rendered,
+    at: usize,
+    held: &mut Buffer,
+    client: &mut Client<N::Stream>,
+    exchange: &mut Exchange,
+    ctx: &mut Ctx<N>,
+) -> Result<(), Event> {
+    let body = (at + rendered.head, rendered.body.direct);
+    client
+        .conn
+        .send_held(&mut ctx.net, &mut ctx.pool, &mut ctx.output, held, body)
+        .map_err(|Broken| Event::ClientBroken)?;
+    // With the first response byte gone there is no replay any more.
+    client.conn.inbound.consume(&mut ctx.pool, exchange.kept as usize);
+    exchange.kept = 0;
+    exchange.status = rendered.status;
+    exchange.sent = rendered.body.content as u64;
+    exchange.attempt.receive = rendered.receive;
+    Ok(())
 }
 
 fn of_splice(end: SpliceEnd) -> Event {
@@ -1166,6 +1207,8 @@ mod tests {
     fn request_ids_are_kept_or_made() {
         assert_eq!(RequestId::kept(b"abc").as_bytes(), b"abc");
         assert_eq!(RequestId::made(1, 0xff).as_bytes(), b"000000000000000100000000000000ff");
+        let id = RequestId::made(0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210);
+        assert_eq!(id.as_bytes(), b"0123456789abcdeffedcba9876543210");
     }
 
     #[test]
