@@ -126,7 +126,7 @@ impl Resolver {
                 }
                 let result = (name.0.as_str(), name.1).to_socket_addrs();
                 let result = result.map(Iterator::collect).map_err(|error| error.to_string());
-                // Waiting for room is fine on this thread.
+                // Without control the process is ending.
                 if notices.press(Notice::Resolved(Box::new(Resolved { round, name, result }))).is_err() {
                     return;
                 }

@@ -618,7 +618,7 @@ impl<N: Net> Shard<N> {
             self.listeners.clear();
         }
         if self.clients.is_empty() && self.listeners.is_empty() && !self.drained {
-            // Whoever runs the shard says so: its thread can wait for room in control's queue.
+            // Whoever runs the shard says so, when its loop has ended.
             self.drained = true;
         }
     }
